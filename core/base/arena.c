@@ -1,0 +1,118 @@
+/* arena.c -- bump allocation over reserved addresses. */
+#include "core/base/arena.h"
+
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { REDZONE_BYTES = ARENA_ALIGN };
+static const size_t COMMIT_STEP_BYTES = (size_t)2 << 20;
+
+static void *host_reserve(void *self, size_t bytes)
+{
+    (void)self;
+    void *base = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return base == MAP_FAILED ? NULL : base;
+}
+
+static bool host_commit(void *self, void *base, size_t from, size_t to)
+{
+    (void)self;
+    return mprotect((char *)base + from, to - from, PROT_READ | PROT_WRITE) == 0;
+}
+
+static void host_release(void *self, void *base, size_t bytes)
+{
+    (void)self;
+    munmap(base, bytes);
+}
+
+ArenaMemory arena_memory_host(void)
+{
+    return (ArenaMemory){NULL, host_reserve, host_commit, host_release, true};
+}
+
+static size_t round_up(size_t bytes, size_t unit)
+{
+    return (bytes + unit - 1) / unit * unit;
+}
+
+Status arena_open(Arena *arena, const char *name, ArenaMemory memory, size_t limit_bytes)
+{
+    if (limit_bytes == 0)
+        limit_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    limit_bytes = round_up(limit_bytes, COMMIT_STEP_BYTES);
+    *arena = (Arena){.name = name, .memory = memory, .reserved = limit_bytes};
+    arena->base = memory.reserve(memory.self, limit_bytes);
+    if (!arena->base)
+        return status_error(STATUS_MEMORY, "arena %s: cannot reserve %zu bytes of addresses (is 'ulimit -v' set?)",
+                            name, limit_bytes);
+    return status_ok();
+}
+
+void arena_close(Arena *arena)
+{
+    if (arena->base)
+        arena->memory.release(arena->memory.self, arena->base, arena->reserved);
+    *arena = (Arena){0};
+}
+
+#ifdef TERCET_CHECKED
+/* 0x7fa07fa0 is a NaN as float, and as int32 far outside any vocabulary. */
+static void poison(Arena *arena, size_t from, size_t to)
+{
+    if (!arena->memory.host_visible)
+        return;
+    for (size_t at = from; at + 4 <= to; at += 4)
+        memcpy(arena->base + at, &(unsigned){0x7fa07fa0u}, 4);
+}
+
+static void check_redzone(const Arena *arena, size_t end)
+{
+    for (size_t at = end; arena->memory.host_visible && at + 4 <= end + REDZONE_BYTES; at += 4) {
+        unsigned word;
+        memcpy(&word, arena->base + at, 4);
+        REQUIRE(word == 0x7fa07fa0u, "arena %s: write past the end of the block below offset %zu", arena->name, end);
+    }
+}
+#endif
+
+void *arena_alloc(Arena *arena, size_t bytes)
+{
+    size_t start = arena->used;
+    size_t end = start + round_up(bytes ? bytes : 1, ARENA_ALIGN);
+#ifdef TERCET_CHECKED
+    end += REDZONE_BYTES;
+#endif
+    REQUIRE(end >= start && end <= arena->reserved, "arena %s: %zu bytes wanted, %zu of %zu used", arena->name, bytes,
+            arena->used, arena->reserved);
+    if (end > arena->committed) {
+        size_t target = round_up(end, COMMIT_STEP_BYTES);
+        REQUIRE(arena->memory.commit(arena->memory.self, arena->base, arena->committed, target),
+                "arena %s: the system refused to grow it from %zu to %zu bytes", arena->name, arena->committed, target);
+        arena->committed = target;
+    }
+    arena->used = end;
+    if (end > arena->high_water)
+        arena->high_water = end;
+#ifdef TERCET_CHECKED
+    poison(arena, start, end);
+#endif
+    return arena->base + start;
+}
+
+size_t arena_mark(const Arena *arena)
+{
+    return arena->used;
+}
+
+void arena_rewind(Arena *arena, size_t mark)
+{
+    REQUIRE(mark <= arena->used, "arena %s: rewind to %zu, but only %zu used", arena->name, mark, arena->used);
+#ifdef TERCET_CHECKED
+    if (arena->used > mark)
+        check_redzone(arena, arena->used - REDZONE_BYTES);
+    poison(arena, mark, arena->used);
+#endif
+    arena->used = mark;
+}

@@ -1,0 +1,53 @@
+/* arena.h -- memory by lifetime: everything of one lifetime stands in one arena and goes at once.
+ *
+ *        run      until the process ends         e.g. vocabulary tables on the device
+ *        model    while a model is loaded        parameters, gradients, optimizer moments, KV cache
+ *        step     one unit of work               activations, their gradients, token batches
+ *        scratch  inside one op                  partial sums, one chunk of logits
+ *
+ * Why:   no tensor owns memory, so nothing is freed twice or forgotten, and a plan is the arenas' high-water marks
+ *        from a run of the same code on a device that computes nothing.
+ * How:   an arena reserves addresses once and commits them as it grows; the device says how (ArenaMemory). Rewinding
+ *        keeps the memory committed, so after the first step nothing asks the system for memory. A checked build
+ *        (TERCET_CHECKED) fills what is handed out and what is rewound with signalling NaN, so that reading
+ *        uninitialised or dead memory shows, and puts red zones between blocks. */
+#ifndef CORE_BASE_ARENA_H
+#define CORE_BASE_ARENA_H
+
+#include <stddef.h>
+
+#include "core/base/status.h"
+
+enum { ARENA_ALIGN = 256 }; /* bytes; a GPU's widest access, and two AVX-512 lines apart */
+
+/* Where an arena's addresses come from. A device provides one; `self` is the device's own. */
+typedef struct ArenaMemory {
+    void *self;
+    /* Addresses for `bytes`, not yet usable. NULL: refused. */
+    void *(*reserve)(void *self, size_t bytes);
+    /* Make [base + from, base + to) usable. */
+    bool (*commit)(void *self, void *base, size_t from, size_t to);
+    void (*release)(void *self, void *base, size_t bytes);
+    bool host_visible; /* false: the arena never touches the bytes itself */
+} ArenaMemory;
+
+typedef struct Arena {
+    const char *name;
+    ArenaMemory memory;
+    char *base;
+    size_t reserved, committed, used, high_water; /* bytes */
+} Arena;
+
+/* Ordinary host memory. */
+ArenaMemory arena_memory_host(void);
+/* `limit_bytes` 0: as much as the machine's physical memory. [local] */
+Status arena_open(Arena *arena, const char *name, ArenaMemory memory, size_t limit_bytes);
+void arena_close(Arena *arena);
+/* `bytes` aligned to ARENA_ALIGN, contents undefined. Running over the limit, or out of memory, aborts with the arena's
+ * name and figures: the plan is checked before the first step, so this is a programmer's error. */
+void *arena_alloc(Arena *arena, size_t bytes) __attribute__((returns_nonnull));
+size_t arena_mark(const Arena *arena);
+/* Drop everything allocated since `mark`. */
+void arena_rewind(Arena *arena, size_t mark);
+
+#endif
