@@ -1,8 +1,8 @@
 /* log.h -- what the program tells a person: plain lines, and one live line on a terminal.
  *
  * Rules: lines go to standard error, so standard output stays for results. log_info is printed by rank 0 only; warnings
- *        and errors by any rank, with its number. The live line (progress) exists only on a terminal; in a log the same
- *        text appears as a plain line at most every `log_every` seconds. */
+ *        and errors by any rank, with its number when that is not 0. The live line (progress) exists only on a
+ *        terminal; in a log the same text appears as a plain line at most every so many seconds. */
 #ifndef CORE_BASE_LOG_H
 #define CORE_BASE_LOG_H
 

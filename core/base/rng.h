@@ -1,4 +1,4 @@
-/* rng.h -- randomness as a function: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11).
+/* rng.h -- randomness as a function: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
  *
  * Why:   no generator state means nothing to save, nothing to lose, and the same bits for any number of ranks, any
  *        batching, and on a GPU, where cuRAND's Philox takes the same (seed, subsequence, offset).
@@ -11,15 +11,15 @@
 
 /* What a number is for. Values are part of the format of an experiment: never reuse one. */
 typedef enum RngPurpose {
-    RNG_INIT = 1,         /* parameter initialisation; sample = parameter index, position = element / 4 */
-    RNG_SHUFFLE = 2,      /* order of a data set; step = epoch */
-    RNG_ROLLOUT = 3,      /* PPO sampling; step = iteration, sample = global sample id, position = token */
-    RNG_GENERATE = 4,     /* generation for people */
-    RNG_UPDATE = 5,       /* order of PPO units; step = iteration, sample = epoch */
-    RNG_DEMO = 6,         /* demo data */
-    RNG_PAIRS = 7,        /* pairs drawn from rated texts; step = epoch */
-    RNG_BOOTSTRAP = 8,    /* confidence intervals */
-    RNG_MIX = 9,          /* which file of a weighted mix */
+    RNG_INIT = 1,      /* parameter initialisation; sample = parameter index, position = element / 4 */
+    RNG_SHUFFLE = 2,   /* order of a data set; step = epoch */
+    RNG_ROLLOUT = 3,   /* PPO sampling; step = iteration, sample = global sample id, position = token */
+    RNG_GENERATE = 4,  /* generation for people */
+    RNG_UPDATE = 5,    /* order of PPO units; step = iteration, sample = epoch */
+    RNG_DEMO = 6,      /* demo data */
+    RNG_PAIRS = 7,     /* pairs drawn from rated texts; step = epoch */
+    RNG_BOOTSTRAP = 8, /* confidence intervals */
+    RNG_MIX = 9,       /* which file of a weighted mix */
     RNG_TEST = 255,
 } RngPurpose;
 

@@ -1,7 +1,8 @@
 /* signal.h -- a polite stop: SIGTERM, SIGINT and SIGUSR1 (Slurm's --signal) ask; units of work answer.
  *
- * Why:   a signal arrives on one rank at any moment; a checkpoint needs all ranks at one moment. So a handler only sets a
- *        flag, and stages agree on it at unit boundaries (comm_agree_stop). A second SIGINT ends the process at once. */
+ * Why:   a signal arrives on one rank at any moment; a checkpoint needs all ranks at one moment. So a handler only sets
+ *        a flag, and stages agree on it at unit boundaries (comm_agree_stop). A second SIGINT ends the process at
+ *        once. */
 #ifndef CORE_BASE_SIGNAL_H
 #define CORE_BASE_SIGNAL_H
 

@@ -34,7 +34,11 @@ Status status_prefix(Status status, const char *format, ...)
     if (length < 0)
         return status;
     size_t used = (size_t)length < sizeof formatted ? (size_t)length : sizeof formatted - 1;
-    snprintf(formatted + used, sizeof formatted - used, ": %s", message);
+    for (const char *at = ": "; *at && used < sizeof formatted - 1; at++)
+        formatted[used++] = *at;
+    for (const char *at = message; *at && used < sizeof formatted - 1; at++) /* too long: the tail is what goes */
+        formatted[used++] = *at;
+    formatted[used] = 0;
     memcpy(message, formatted, sizeof message);
     return status;
 }
@@ -47,9 +51,11 @@ const char *status_message(void)
 const char *status_name(StatusCode code)
 {
     static const char *const names[] = {
-        [STATUS_OK] = "ok",         [STATUS_INTERNAL] = "internal", [STATUS_USAGE] = "usage",
-        [STATUS_INPUT] = "input",   [STATUS_IO] = "io",             [STATUS_MEMORY] = "memory",
-        [STATUS_NUMERIC] = "numeric", [STATUS_PEER] = "peer",       [STATUS_STOPPED] = "stopped",
+        [STATUS_OK] = "ok",           [STATUS_INTERNAL] = "internal",
+        [STATUS_USAGE] = "usage",     [STATUS_INPUT] = "input",
+        [STATUS_IO] = "io",           [STATUS_MEMORY] = "memory",
+        [STATUS_NUMERIC] = "numeric", [STATUS_PEER] = "peer",
+        [STATUS_STOPPED] = "stopped",
     };
     size_t index = (size_t)code;
     return index < sizeof names / sizeof *names ? names[index] : "unknown";

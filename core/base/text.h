@@ -24,21 +24,22 @@ const char *text_string(const Text *text);
 
 bool text_starts_with(const char *string, const char *prefix);
 bool text_ends_with(const char *string, const char *suffix);
-/* The candidate with the smallest edit distance, or NULL if none is within a third of the key's length. */
+/* The candidate with the smallest edit distance, or NULL if none is within a third of the key's length (rounded up). */
 const char *text_nearest(const char *key, const char *const *candidates, size_t count);
 /* Length of the UTF-8 sequence at `bytes` (1..4), or 0 if it is malformed or cut off by `size`. */
 size_t text_utf8_length(const char *bytes, size_t size);
-/* "1.5 GiB", "12.3 k"; the result is a fresh entry of a small ring of static buffers per thread. */
+/* "1.5 GiB", "12.3k"; the result is a fresh entry of a small ring of static buffers per thread. */
 const char *text_bytes(double bytes);
 const char *text_count(double count);
-/* "1:02:03" */
+/* "1:02:03", "0:41"; "?" for what is no duration. */
 const char *text_duration(double seconds);
 
-/* The whole of a regular file. size_max guards against reading a disk; errors name the path. [local] */
+/* The whole of a regular file, in place of what `text` held. size_max guards against reading a disk; errors name the
+ * path. [local] */
 Status text_read_file(const char *path, size_t size_max, Text *text);
-/* Write to `path` whole or not at all: temporary name, fsync, rename, fsync of the directory. [local] */
+/* Write to `path` whole or not at all: temporary name (PATH.PID.tmp), fsync, rename, fsync of the directory. [local] */
 Status text_write_file(const char *path, const void *bytes, size_t size);
-/* mkdir -p. [local] */
+/* mkdir -p. Errors name the directory that could not be made. [local] */
 Status text_make_directories(const char *path);
 /* "a/b": joins with exactly one slash into a new string (memory_free it). */
 char *text_join_path(const char *directory, const char *name);
