@@ -1,0 +1,81 @@
+/* device.h -- who computes: one table of ops, memory of its own, and a count of everything it was asked to do.
+ *
+ * Backends: `cpu` (kernels/cpu) is the reference; `dry` (here) computes nothing and hands out addresses that may not be
+ *        touched, so a run of the same code on it gives the arenas' high-water marks: that is `tercet plan`.
+ * Rule:  work is asked for by device_run() through the front doors in ops.c, which is where it is counted. */
+#ifndef CORE_TENSOR_DEVICE_H
+#define CORE_TENSOR_DEVICE_H
+
+#include "core/base/arena.h"
+#include "core/tensor/ops.h"
+#include "core/tensor/tensor.h"
+
+typedef enum DeviceQueue { QUEUE_COMPUTE, QUEUE_COMMUNICATION, QUEUE_COPY, QUEUE_COUNT } DeviceQueue;
+
+/* A point in a queue's work. */
+typedef struct DeviceEvent {
+    uint64_t id;
+} DeviceEvent;
+
+/* What a backend provides beside its ops. All copies are in bytes. */
+typedef struct DeviceBackend {
+    const char *name;                    /* "cpu", "dry" */
+    const char *(*describe)(void *self); /* "avx512, oneDNN 2.6, 2 threads" */
+    ArenaMemory (*memory)(void *self);
+    void (*copy_in)(void *self, DeviceQueue queue, void *device, const void *host, size_t bytes);
+    void (*copy_out)(void *self, DeviceQueue queue, void *host, const void *device, size_t bytes);
+    void (*copy)(void *self, DeviceQueue queue, void *to, const void *from, size_t bytes);
+    void (*zero)(void *self, DeviceQueue queue, void *device, size_t bytes);
+    DeviceEvent (*record)(void *self, DeviceQueue queue);
+    void (*wait)(void *self, DeviceQueue queue, DeviceEvent event);
+    void (*finish)(void *self); /* until all queues are empty */
+    void (*close)(void *self);
+    bool computes;     /* false: dry */
+    bool host_visible; /* device memory may be handed to MPI and to file writers as it is */
+} DeviceBackend;
+
+typedef struct OpCounter {
+    uint64_t calls;
+    double flops, bytes; /* arithmetic asked for, and memory traffic if every operand moves once */
+    double seconds;      /* only while device->profile */
+} OpCounter;
+
+typedef struct Device {
+    const DeviceBackend *backend;
+    void *self;
+    const OpTable *ops;
+    int threads;
+    bool profile;
+    Arena scratch; /* rewound by every op */
+    OpCounter counter[OP_COUNT];
+    uint64_t reads, writes; /* host <-> device transfers, for tests that pin them */
+    double read_bytes, write_bytes;
+} Device;
+
+/* Shared by backends: fills the table and opens the scratch arena. */
+Status device_init(Device *device, const DeviceBackend *backend, void *self, const OpTable *ops, int threads);
+/* The device that computes nothing (device_dry.c). */
+Status device_open_dry(Device *device);
+void device_close(Device *device);
+const char *device_describe(const Device *device);
+/* An arena on this device. */
+Status device_arena(Device *device, Arena *arena, const char *name, size_t limit_bytes);
+
+/* Run one op now: counts it, then calls the table. The only caller of kernels. */
+void device_run(Device *device, OpKind op, const void *args);
+
+/* Explicit, counted transfers; whole tensors. On a dry device a read gives zeros. */
+void tensor_read(Device *device, Tensor tensor, void *host);
+void tensor_write(Device *device, Tensor tensor, const void *host);
+void tensor_copy(Device *device, Tensor to, Tensor from);
+void tensor_zero(Device *device, Tensor tensor);
+
+DeviceEvent device_record(Device *device, DeviceQueue queue);
+void device_wait(Device *device, DeviceQueue queue, DeviceEvent event);
+void device_finish(Device *device);
+
+/* Sums over all ops since device_counters_reset(). */
+OpCounter device_total(const Device *device);
+void device_counters_reset(Device *device);
+
+#endif

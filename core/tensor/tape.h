@@ -1,0 +1,27 @@
+/* tape.h -- reverse-mode differentiation: front doors record what they ran, tape_backward() runs the partners in
+ * reverse.
+ *
+ * Why:   a model family writes its forward once. Inference passes no tape and saves nothing.
+ * How:   a recorded tensor gets a node number; the tape keeps one gradient per node. Gradient buffers come from the
+ *        step arena through a free list by size, so backward holds only the gradients that are alive. The first
+ *        contribution to a gradient is written, later ones are added, in the order of the tape. Losses are terminals:
+ * they run their backward in the same visit and seed gradients (tape_seed). Parameters' gradients always accumulate. */
+#ifndef CORE_TENSOR_TAPE_H
+#define CORE_TENSOR_TAPE_H
+
+#include "core/tensor/tensor.h"
+
+typedef struct Tape Tape;
+typedef struct Exec Exec;
+
+Tape *tape_open(void);
+void tape_close(Tape *tape);
+/* Forget everything recorded; call when the step arena is rewound. */
+void tape_reset(Tape *tape);
+/* d loss / d x, same shape, added to what is there. Used by loss terminals; `gradient` must live until tape_backward()
+ * ends. */
+void tape_seed(Exec *exec, Tensor x, Tensor gradient);
+/* Run all recorded backwards, last first, then forget them. */
+void tape_backward(Exec *exec);
+
+#endif
