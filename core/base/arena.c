@@ -5,7 +5,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { REDZONE_BYTES = ARENA_ALIGN };
 static const size_t COMMIT_STEP_BYTES = (size_t)2 << 20;
 
 static void *host_reserve(void *self, size_t bytes)
@@ -50,14 +49,9 @@ Status arena_open(Arena *arena, const char *name, ArenaMemory memory, size_t lim
     return status_ok();
 }
 
-void arena_close(Arena *arena)
-{
-    if (arena->base)
-        arena->memory.release(arena->memory.self, arena->base, arena->reserved);
-    *arena = (Arena){0};
-}
-
 #ifdef TERCET_CHECKED
+enum { REDZONE_BYTES = ARENA_ALIGN };
+
 /* 0x7fa07fa0 is a NaN as float, and as int32 far outside any vocabulary. */
 static void poison(Arena *arena, size_t from, size_t to)
 {
@@ -67,12 +61,27 @@ static void poison(Arena *arena, size_t from, size_t to)
         memcpy(arena->base + at, &(unsigned){0x7fa07fa0u}, 4);
 }
 
-static void check_redzone(const Arena *arena, size_t end)
+/* What stands in the last bytes of a block's red zone, so that a rewind can walk back block by block. */
+typedef struct BlockTail {
+    size_t start, bytes;
+} BlockTail;
+
+/* Every byte between what was asked for and the tail must still be poison, for all blocks above `mark`. */
+static void check_redzones(const Arena *arena, size_t mark)
 {
-    for (size_t at = end; arena->memory.host_visible && at + 4 <= end + REDZONE_BYTES; at += 4) {
-        unsigned word;
-        memcpy(&word, arena->base + at, 4);
-        REQUIRE(word == 0x7fa07fa0u, "arena %s: write past the end of the block below offset %zu", arena->name, end);
+    size_t end = arena->used;
+    while (arena->memory.host_visible && end > mark) {
+        BlockTail tail;
+        memcpy(&tail, arena->base + end - sizeof tail, sizeof tail);
+        REQUIRE(tail.start < end && tail.bytes < end - tail.start,
+                "arena %s: the red zone below offset %zu was overwritten", arena->name, end);
+        for (size_t at = tail.start + tail.bytes; at < end - sizeof tail; at++) {
+            unsigned char expected = at & 1 ? 0x7f : 0xa0;
+            REQUIRE((unsigned char)arena->base[at] == expected,
+                    "arena %s: write past the end of the block of %zu bytes at offset %zu", arena->name, tail.bytes,
+                    tail.start);
+        }
+        end = tail.start;
     }
 }
 #endif
@@ -97,8 +106,20 @@ void *arena_alloc(Arena *arena, size_t bytes)
         arena->high_water = end;
 #ifdef TERCET_CHECKED
     poison(arena, start, end);
+    if (arena->memory.host_visible)
+        memcpy(arena->base + end - sizeof(BlockTail), &(BlockTail){start, bytes}, sizeof(BlockTail));
 #endif
     return arena->base + start;
+}
+
+void arena_close(Arena *arena)
+{
+#ifdef TERCET_CHECKED
+    check_redzones(arena, 0);
+#endif
+    if (arena->base)
+        arena->memory.release(arena->memory.self, arena->base, arena->reserved);
+    *arena = (Arena){0};
 }
 
 size_t arena_mark(const Arena *arena)
@@ -110,8 +131,7 @@ void arena_rewind(Arena *arena, size_t mark)
 {
     REQUIRE(mark <= arena->used, "arena %s: rewind to %zu, but only %zu used", arena->name, mark, arena->used);
 #ifdef TERCET_CHECKED
-    if (arena->used > mark)
-        check_redzone(arena, arena->used - REDZONE_BYTES);
+    check_redzones(arena, mark);
     poison(arena, mark, arena->used);
 #endif
     arena->used = mark;
