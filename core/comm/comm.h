@@ -1,0 +1,43 @@
+/* comm.h -- how ranks talk: one table, two transports (self: one process, no MPI at all; mpi).
+ *
+ * Rules: a function marked [collective] must be called by every rank in the same order; [local] never communicates. No float
+ *        is ever summed by the transport: ranks exchange bytes, and add in a fixed order themselves (reduce.h). A transport
+ *        error ends the job: with a dead peer nothing collective can be saved, and the last checkpoint stands. */
+#ifndef CORE_COMM_COMM_H
+#define CORE_COMM_COMM_H
+
+#include "core/base/status.h"
+#include "core/tensor/device.h"
+
+typedef struct Comm Comm;
+
+/* The one-process transport. Needs no closing. */
+Comm *comm_self(void);
+/* Over an MPI communicator (pointer to MPI_Comm; duplicated). Called by launch/bootstrap and tests alone. [collective] */
+Status comm_open_mpi(const void *mpi_communicator, Comm **comm);
+void comm_close(Comm *comm); /* [collective] */
+
+int comm_rank(const Comm *comm); /* [local] */
+int comm_size(const Comm *comm); /* [local] */
+/* Pointer to the MPI_Comm for libraries that need one (parallel HDF5), or NULL for self. [local] */
+const void *comm_mpi_handle(const Comm *comm);
+
+void comm_barrier(Comm *comm);                                       /* [collective] */
+void comm_broadcast(Comm *comm, int root, void *bytes, size_t size); /* [collective] */
+/* all: size * bytes_each, in rank order */
+void comm_allgather(Comm *comm, const void *mine, size_t bytes_each, void *all); /* [collective] */
+/* Different sizes: *all is fresh (memory_free), rank r's part begins at offsets[r]; offsets has size + 1 entries. [collective] */
+void comm_allgather_ragged(Comm *comm, const void *mine, size_t bytes, char **all, size_t *offsets);
+/* Rank r's piece p of `send` goes to rank p, which finds it as piece r of `receive`; pieces by offsets in bytes (size + 1 each). [collective] */
+void comm_exchange(Comm *comm, const void *send, const size_t *send_offsets, void *receive,
+                   const size_t *receive_offsets);
+
+/* One rank's failure is every rank's: returns `local` where it failed, STATUS_OK if nobody failed, else the first failing rank's
+ * code with the message "rank R: ...". Put after every step that can fail on one rank alone. [collective] */
+Status comm_agree(Comm *comm, Status local);
+/* Has any rank been asked to stop? [collective] */
+bool comm_agree_stop(Comm *comm, bool local);
+/* Fails on every rank, naming `what` and both values, unless all ranks hold the same bytes (texts are shown). [collective] */
+Status comm_agree_same(Comm *comm, const char *what, const char *text);
+
+#endif

@@ -1,0 +1,44 @@
+/* generate.h -- decode a list of prompts in a fixed number of slots: continuous batching whose result depends on the list alone.
+ *
+ * A unit of work is a list of requests and `slots`. The first `slots` requests are prefilled as one ragged batch; every step decodes one token for each
+ * running slot, and no work is done on finished ones: rows shrink. A freed slot takes the next request of the same list. What is drawn for a
+ * request depends on (seed, its subsequence, token index) and its logits; the batch's shape can move logits in the last bits, and the shape is a
+ * function of the list. */
+#ifndef CORE_MODEL_GENERATE_H
+#define CORE_MODEL_GENERATE_H
+
+#include "core/base/rng.h"
+#include "core/model/model.h"
+
+typedef struct GenerateRequest {
+    const int32_t *prompt; /* prompt_count >= 1 tokens, host memory */
+    int64_t prompt_count;
+    RngStream stream; /* position = index of the new token */
+} GenerateRequest;
+
+typedef struct GenerateResult {
+    int32_t *token; /* (max_new) caller's memory; the stop token is kept as the last one */
+    float *logprob; /* (max_new) of each under softmax(logits / temperature), as drawn; or NULL */
+    int64_t count;  /* tokens made */
+    bool stopped;   /* by a stop token or by `accept`; false: max_new reached */
+} GenerateResult;
+
+typedef struct GenerateOptions {
+    int64_t slots, max_new;
+    float temperature, top_p; /* temperature 0: greedy; top_p >= 1: off */
+    int64_t top_k;            /* 0: off */
+    const int32_t *stop;      /* token ids that end a response */
+    int stop_count;
+    /* Called after each new token, in order of slot, with its request's index; false ends that response (stop strings). NULL: none. */
+    bool (*accept)(void *context, int64_t request, int32_t token);
+    void *context;
+} GenerateOptions;
+
+/* Longest prompt plus max_new must fit positions_max: STATUS_USAGE names the request. Non-finite logits: STATUS_NUMERIC. `step` is rewound to where it was. [local] */
+Status generate(const Model *model, Exec *exec, const GenerateRequest *requests, int64_t count,
+                const GenerateOptions *options, GenerateResult *results);
+
+/* Rows that went through the decoder in decode steps since the program began: tokens generated less one per response, exactly. */
+uint64_t generate_decoded_rows(void);
+
+#endif

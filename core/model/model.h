@@ -1,0 +1,45 @@
+/* model.h -- one decoder with one head on one device. Policy, reference, critic and reward model are four instances of it. */
+#ifndef CORE_MODEL_MODEL_H
+#define CORE_MODEL_MODEL_H
+
+#include "core/model/params.h"
+#include "core/tensor/forward.h"
+
+typedef struct Model {
+    ModelShape shape;
+    HeadKind head;
+    Device *device;
+    Arena arena; /* model lifetime: parameters, rope table */
+    Params params;
+    Tensor rope; /* (positions_max, head_dim / 2, 2), absent with learned positions */
+} Model;
+
+/* Memory for the parameters (contents zero), no gradient. The caller fills them (params_initialise, checkpoint, huggingface). */
+Status model_open(Model *model, Device *device, const ModelShape *shape, HeadKind head);
+void model_close(Model *model);
+/* Copy every view that both have (a critic from a reward model, a reward model from an SFT model); what `to` alone has stays. Shapes must be equal. */
+void model_copy(Model *to, const Model *from);
+
+/* Keys and values of all layers for `slots` sequences of at most `capacity` tokens. */
+typedef struct KvCache {
+    int64_t slots, capacity;
+    Tensor k, v; /* (layers, slots, kv_heads, capacity * head_dim) as one flat array per kind */
+} KvCache;
+size_t kv_cache_bytes(const ModelShape *shape, int64_t slots, int64_t capacity);
+KvCache kv_cache_new(const Model *model, Arena *arena, int64_t slots, int64_t capacity);
+
+/* Which slot each sequence of a batch uses and how much is there already. */
+typedef struct KvUse {
+    const KvCache *cache;
+    Tensor slot, past; /* (sequences) I32 */
+    double pairs;
+} KvUse;
+
+/* Hidden states after the final norm: (tokens, width). `kv` NULL: sequences start at nothing. Gradients where exec->tape is set and parameters have them. */
+Tensor model_hidden(const Model *model, Exec *exec, const TokenBatch *batch, const KvUse *kv);
+/* The LM head's matrix (the token table when tied), for head_nll and its kin. */
+VocabularyHead model_vocabulary_head(const Model *model, float temperature);
+/* Scalar head on rows of hidden (rows, width) -> (rows). */
+Tensor model_score(const Model *model, Exec *exec, Tensor hidden);
+
+#endif

@@ -1,0 +1,40 @@
+/* optimizer.h -- AdamW over a slice of the flat parameters, and the keys that steer it.
+ *
+ * Each rank holds moments of, and updates, its own slice (shard_slice) and all gather the parameters after: the layout of ZeRO stage 1
+ * (Rajbhandari et al. 2020). Every element's update depends on that element alone, so the bits are those of one rank. */
+#ifndef CORE_TRAIN_OPTIMIZER_H
+#define CORE_TRAIN_OPTIMIZER_H
+
+#include "core/comm/reduce.h"
+#include "core/config/config.h"
+#include "core/model/params.h"
+#include "core/train/schedule.h"
+
+/* Keys under e.g. `sft.optimizer`, `ppo.actor_optimizer`. */
+typedef struct OptimizerConfig {
+    double lr, beta1, beta2, epsilon, weight_decay, clip; /* clip: max gradient norm, 0: off */
+    AdamForm form;
+    ScheduleConfig schedule;
+} OptimizerConfig;
+
+extern const ConfigKey optimizer_keys[];
+extern const int optimizer_keys_count;
+
+typedef struct Optimizer {
+    OptimizerConfig config;
+    Span slice;                 /* of the flat buffer, owned by this rank */
+    Tensor exp_avg, exp_avg_sq; /* (slice) F32 */
+    int64_t steps;              /* updates done */
+    int64_t steps_total;        /* of the schedule */
+} Optimizer;
+
+/* Moments are zero. Allocates from `arena` (model lifetime). */
+void optimizer_open(Optimizer *optimizer, const OptimizerConfig *config, const Params *params, const Comm *comm,
+                    Device *device, Arena *arena, int64_t steps_total);
+/* One update from reduced gradients: the norm over all slices (sums of fixed blocks, in order), clipping, AdamW on this rank's slice, all-gather.
+ * grad: (count) F32 whose own slice holds the sum. *norm and *lr are for the log. A gradient that is not finite changes nothing and is
+ * STATUS_NUMERIC. [collective] */
+Status optimizer_step(Optimizer *optimizer, Comm *comm, Exec *exec, Params *params, Tensor grad, double *norm,
+                      double *lr);
+
+#endif

@@ -1,0 +1,46 @@
+/* trainer.h -- one optimizer step over a list of units, with bits that do not depend on who computes: SFT, reward model, actor and critic alike.
+ *
+ * A unit is a micro-batch whose content is a function of configuration and data. Units go to `lanes` contiguously; in a lane gradients
+ * accumulate in order; lanes join in a binary tree, first inside a rank, then across ranks (reduce.h). Statistics are doubles per unit, gathered and
+ * added in unit order on every rank. Losses carry their global normaliser in the weights (known before the step), so accumulation changes nothing. */
+#ifndef CORE_TRAIN_TRAINER_H
+#define CORE_TRAIN_TRAINER_H
+
+#include "core/model/model.h"
+#include "core/train/optimizer.h"
+
+enum { TRAINER_STATS_MAX = 16 };
+
+typedef struct Trainer {
+    Model *model;
+    Comm *comm;
+    Optimizer optimizer;
+    int64_t lanes;
+    Arena *arena;   /* model lifetime: gradient buffers and moments */
+    Tensor *buffer; /* 1 + log2(lanes / ranks) gradient buffers (count) */
+    int buffers;
+    Tape *tape;
+} Trainer;
+
+/* Forward, loss and backward of one unit. Gradients accumulate into the model's parameters' grad; `stats` (stats_count) F64 on the device, zeroed, is the
+ * unit's own. exec->tape is set, or NULL in trainer_evaluate. The step arena is rewound after each unit. */
+typedef Status (*UnitFunction)(void *context, int64_t unit, Exec *exec, Tensor stats);
+
+typedef struct StepReport {
+    double stats[TRAINER_STATS_MAX]; /* sums over all units, in unit order */
+    double grad_norm, lr;
+} StepReport;
+
+/* Lanes and ranks must satisfy shard_check. `arena` keeps gradients and moments. */
+Status trainer_open(Trainer *trainer, Model *model, Comm *comm, const OptimizerConfig *optimizer, int64_t lanes,
+                    int64_t steps_total, Arena *arena);
+void trainer_close(Trainer *trainer);
+/* One optimizer step. An error of any rank's unit, or a gradient that is not finite, changes nothing and fails on every rank. [collective] */
+Status trainer_step(Trainer *trainer, Exec *exec, int64_t units, UnitFunction unit, void *context, int stats_count,
+                    StepReport *report);
+/* The same walk without gradients or update: held-out loss, log-probs, values. Units of this rank are computed here; sums are over all units. `exec->tape`
+ * is ignored. No trainer needed. [collective] */
+Status units_evaluate(Comm *comm, Exec *exec, int64_t lanes, int64_t units, UnitFunction unit, void *context,
+                      int stats_count, double *stats);
+
+#endif
