@@ -1,0 +1,146 @@
+/* device.c -- the one place where work is asked of a backend, and therefore where it is counted. */
+#include "core/tensor/device.h"
+
+#include <string.h>
+
+#include "core/base/profile.h"
+#include "core/tensor/op_finite.h"
+
+Status device_init(Device *device, const DeviceBackend *backend, void *self, const OpTable *ops, int threads)
+{
+    *device = (Device){.backend = backend, .self = self, .ops = ops, .threads = threads};
+#define OP_FILLED(op, Stem) REQUIRE(ops->op, "backend %s has no %s", backend->name, #op);
+    OP_LIST(OP_FILLED)
+#undef OP_FILLED
+    return device_arena(device, &device->scratch, "scratch", 0);
+}
+
+void device_close(Device *device)
+{
+    if (!device->backend)
+        return;
+    arena_close(&device->scratch);
+    device->backend->close(device->self);
+    *device = (Device){0};
+}
+
+const char *device_describe(const Device *device)
+{
+    return device->backend->describe(device->self);
+}
+
+Status device_arena(Device *device, Arena *arena, const char *name, size_t limit_bytes)
+{
+    /* A plan may well be larger than the machine it is made on. */
+    if (!device->backend->computes)
+        limit_bytes = (size_t)1 << 44;
+    return arena_open(arena, name, device->backend->memory(device->self), limit_bytes);
+}
+
+static void call(Device *device, OpKind op, const void *args)
+{
+    switch (op) {
+#define OP_CALL(name, Stem)                                                                                            \
+    case OP_##name:                                                                                                    \
+        device->ops->name(device, (const Stem##Args *)args);                                                           \
+        break;
+        OP_LIST(OP_CALL)
+#undef OP_CALL
+    case OP_COUNT:
+        break;
+    }
+}
+
+void device_run(Device *device, OpKind op, const void *args)
+{
+    REQUIRE((unsigned)op < OP_COUNT, "op %d does not exist", (int)op);
+    OpCounter *counter = &device->counter[op];
+    double flops, bytes;
+    op_cost(op, args, &flops, &bytes);
+    counter->calls++;
+    counter->flops += flops;
+    counter->bytes += bytes;
+
+    size_t mark = arena_mark(&device->scratch);
+    if (device->profile) {
+        device_finish(device); /* so that no earlier op's time is counted here */
+        double since = profile_seconds();
+        call(device, op, args);
+        device_finish(device);
+        counter->seconds += profile_seconds() - since;
+    } else {
+        call(device, op, args);
+    }
+    arena_rewind(&device->scratch, mark);
+#ifdef TERCET_CHECKED
+    if (device->backend->computes && device->backend->host_visible)
+        op_require_finite(op, args);
+#endif
+}
+
+void tensor_read(Device *device, Tensor tensor, void *host)
+{
+    size_t bytes = tensor_bytes(tensor);
+    device->reads++;
+    device->read_bytes += (double)bytes;
+    if (bytes)
+        device->backend->copy_out(device->self, QUEUE_COMPUTE, host, tensor.data, bytes);
+}
+
+void tensor_write(Device *device, Tensor tensor, const void *host)
+{
+    size_t bytes = tensor_bytes(tensor);
+    device->writes++;
+    device->write_bytes += (double)bytes;
+    if (bytes)
+        device->backend->copy_in(device->self, QUEUE_COMPUTE, tensor.data, host, bytes);
+}
+
+void tensor_copy(Device *device, Tensor to, Tensor from)
+{
+    REQUIRE(to.dtype == from.dtype && tensor_count(to) == tensor_count(from),
+            "copy of %lld elements of %s into %lld of %s", (long long)tensor_count(from), dtype_name(from.dtype),
+            (long long)tensor_count(to), dtype_name(to.dtype));
+    if (tensor_count(to))
+        device->backend->copy(device->self, QUEUE_COMPUTE, to.data, from.data, tensor_bytes(to));
+}
+
+void tensor_zero(Device *device, Tensor tensor)
+{
+    if (tensor_count(tensor))
+        device->backend->zero(device->self, QUEUE_COMPUTE, tensor.data, tensor_bytes(tensor));
+}
+
+DeviceEvent device_record(Device *device, DeviceQueue queue)
+{
+    return device->backend->record(device->self, queue);
+}
+
+void device_wait(Device *device, DeviceQueue queue, DeviceEvent event)
+{
+    device->backend->wait(device->self, queue, event);
+}
+
+void device_finish(Device *device)
+{
+    device->backend->finish(device->self);
+}
+
+OpCounter device_total(const Device *device)
+{
+    OpCounter total = {0};
+    for (int op = 0; op < OP_COUNT; op++) {
+        total.calls += device->counter[op].calls;
+        total.flops += device->counter[op].flops;
+        total.bytes += device->counter[op].bytes;
+        total.seconds += device->counter[op].seconds;
+    }
+    return total;
+}
+
+void device_counters_reset(Device *device)
+{
+    memset(device->counter, 0, sizeof device->counter);
+    device->reads = device->writes = 0;
+    device->read_bytes = device->write_bytes = 0;
+}
