@@ -1,0 +1,94 @@
+/* stage.h -- what every stage is made of: where it runs, where it writes, when it saves, and how it stops.
+ *
+ * Life:  stage_open -> the stage's own models and data -> stage_resume -> steps; after each unit boundary stage_should_stop -> stage_save when due
+ *        -> stage_finish writes final.h5. A run that is stopped saves first and returns STATUS_STOPPED; started again, it goes on with the same bits. */
+#ifndef STAGES_STAGE_H
+#define STAGES_STAGE_H
+
+#include "core/base/log.h"
+#include "core/base/profile.h"
+#include "core/comm/comm.h"
+#include "core/config/config.h"
+#include "core/store/checkpoint.h"
+#include "core/train/metrics.h"
+#include "core/train/trainer.h"
+
+/* Root keys: every experiment has them. */
+typedef struct RunConfig {
+    const char *output;
+    int64_t seed, ranks, threads, lanes;
+    int64_t checkpoint_every, keep_checkpoints; /* steps (PPO: iterations) between checkpoints; how many to keep */
+    double log_every;                           /* seconds between plain progress lines */
+    int64_t stop_after;                         /* failure injection: stop at this poll; 0: never */
+    bool exact; /* refuse to resume where bits could differ (threads, instruction set, library) */
+    const char *launcher;
+    bool profile;
+    int64_t memory_limit; /* bytes an arena may take; 0: the machine's */
+} RunConfig;
+extern const ConfigKey run_keys[];
+
+enum { STAGE_PARENTS_MAX = 24, STAGE_STATE_MAX = 96 };
+
+typedef struct Stage {
+    const char *name; /* "sft", "rm", "ppo" */
+    Comm *comm;
+    Device *device;
+    const Config *config;
+    RunConfig run;
+    char *directory; /* OUTPUT/NAME */
+    Arena models, step;
+    Exec exec;
+    Metrics metrics;
+    PhaseTimer timer;
+    Progress progress;
+    Text yaml; /* every key in effect */
+    char config_digest[40];
+    const char *parent_name[STAGE_PARENTS_MAX];
+    char parent_digest[STAGE_PARENTS_MAX][40];
+    int parents;
+    const Tokenizer *tokenizer; /* set by the stage before the first save */
+    /* What a checkpoint of this stage holds; filled by the stage before stage_resume. */
+    CheckpointModel model[2];
+    int models;
+    StateItem state[STAGE_STATE_MAX];
+    int states;
+    int64_t step_index; /* steps complete */
+    int64_t polls, saved_step;
+} Stage;
+
+/* Reads the root keys, makes directories, opens arenas and metrics. [collective] */
+Status stage_open(Stage *stage, const char *name, Comm *comm, Device *device, const Config *config);
+void stage_close(Stage *stage);
+/* Is final.h5 there, made from this configuration? Then there is nothing to do. [collective] */
+Status stage_is_complete(Stage *stage, bool *complete);
+/* Record where something came from: it enters the checkpoint, and a resume with another parent is refused. */
+void stage_parent(Stage *stage, const char *name, const char *digest);
+/* Name what else must be saved. The pointers are read by every save and filled by stage_resume. */
+void stage_state_int(Stage *stage, const char *name, int64_t *value);
+void stage_state_double(Stage *stage, const char *name, double *value);
+/* Go on from the newest checkpoint if there is one: models, moments, state, and metrics cut back to it. Refuses one of another configuration or other
+ * parents, and with `exact` one made with other threads or another processor. *resumed says whether there was one. [collective] */
+Status stage_resume(Stage *stage, bool *resumed);
+/* Unit boundary: has anyone been asked to stop? [collective] */
+bool stage_should_stop(Stage *stage);
+/* Save now under step_index. [collective] */
+Status stage_save(Stage *stage);
+/* Save if checkpoint_every divides step_index and it is not saved yet. [collective] */
+Status stage_save_when_due(Stage *stage);
+/* Save, say so, and return STATUS_STOPPED. [collective] */
+Status stage_stopped(Stage *stage);
+/* The result: the main model without optimizer, with the state, as final.h5; the metrics' last line. [collective] */
+Status stage_finish(Stage *stage);
+/* A log line and a line of metrics.jsonl are the same numbers: begin, add, end. `shown`: also on the progress line. */
+void stage_log_begin(Stage *stage, int64_t step, const char *phase);
+void stage_log(Stage *stage, const char *name, double value, bool shown);
+Status stage_log_end(Stage *stage, int64_t tokens);
+
+/* --- the three --- */
+Status sft_run(Comm *comm, Device *device, const Config *config); /* [collective] */
+Status rm_run(Comm *comm, Device *device, const Config *config);  /* [collective] */
+Status ppo_run(Comm *comm, Device *device, const Config *config); /* [collective] */
+/* Rows of the root and of the three sections. */
+void stages_schema(ConfigSchema *schema);
+
+#endif
