@@ -122,7 +122,7 @@ typedef struct ConfigGroup {
     const char *path;      /* "" the root; "ppo"; "ppo.actor"; "ppo.rewards[]" each item of a list of sections */
     const ConfigKey *keys; /* ends with a row whose name is NULL */
     const char *when;      /* "kind=length": these keys exist only where the key `kind`, of another group of this path
-                            * without      a `when`, has that value. So a reward of each kind has keys of its own. NULL: always */
+                    * without      a `when`, has that value. So a reward of each kind has keys of its own. NULL: always */
     bool optional; /* the section may be left out, and then its keys need not be written; config_has tells. Without
                     * it the section's keys are in force (by their defaults) wherever its parent section is */
     const char *help;
