@@ -1,4 +1,4 @@
-/* comm.h -- how ranks talk: one table, two transports (self: one process, no MPI at all; mpi).
+/* comm.h -- how ranks talk: one table, three transports (self: one process, no MPI at all; mpi; dry: pretends, for plans).
  *
  * Rules: a function marked [collective] must be called by every rank in the same order; [local] never communicates. No float
  *        is ever summed by the transport: ranks exchange bytes, and add in a fixed order themselves (reduce.h). A transport
@@ -15,6 +15,8 @@ typedef struct Comm Comm;
 Comm *comm_self(void);
 /* Over an MPI communicator (pointer to MPI_Comm; duplicated). Called by launch/bootstrap and tests alone. [collective] */
 Status comm_open_mpi(const void *mpi_communicator, Comm **comm);
+/* Rank `rank` of `size` that are not there, for a dry run of a collective program: peers hold what this rank holds, and all agree. [local] */
+Comm *comm_open_dry(int rank, int size);
 void comm_close(Comm *comm); /* [collective] */
 
 int comm_rank(const Comm *comm); /* [local] */
@@ -28,6 +30,11 @@ void comm_broadcast(Comm *comm, int root, void *bytes, size_t size); /* [collect
 void comm_allgather(Comm *comm, const void *mine, size_t bytes_each, void *all); /* [collective] */
 /* Different sizes: *all is fresh (memory_free), rank r's part begins at offsets[r]; offsets has size + 1 entries. [collective] */
 void comm_allgather_ragged(Comm *comm, const void *mine, size_t bytes, char **all, size_t *offsets);
+/* In place: rank r brings all[offsets[r], offsets[r + 1]), and has all parts on return; offsets in bytes, size + 1 of them, equal on all ranks.
+ * [collective] */
+void comm_allgather_parts(Comm *comm, void *all, const size_t *offsets);
+/* Every rank sends to the rank `distance` above it and receives from the one `distance` below (both modulo size). [collective] */
+void comm_shift(Comm *comm, int distance, const void *send, size_t send_bytes, void *receive, size_t receive_bytes);
 /* Rank r's piece p of `send` goes to rank p, which finds it as piece r of `receive`; pieces by offsets in bytes (size + 1 each). [collective] */
 void comm_exchange(Comm *comm, const void *send, const size_t *send_offsets, void *receive,
                    const size_t *receive_offsets);
