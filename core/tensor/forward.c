@@ -1,0 +1,438 @@
+/* forward.c -- the layers: linear, embedding, norm, rope, activation, attention, gather, each with its backward. */
+#include "core/tensor/forward.h"
+
+#include "core/tensor/tape_record.h"
+
+static void run_gemm(Exec *exec, GemmArgs args)
+{
+    bool nothing = args.k == 0 && args.beta == 1.0f && !args.bias;
+    if (args.m && args.n && !nothing)
+        device_run(exec->device, OP_gemm, &args);
+}
+
+static void check_floats(Tensor x, const char *what)
+{
+    tensor_check(x, what, DTYPE_F32, -1, -1, -1);
+}
+
+static void check_vector(Tensor x, const char *what, DType dtype, int64_t count)
+{
+    tensor_check(x, what, dtype, 1, count, -1);
+}
+
+/* A fresh (rows, width) that has a node when its gradient is wanted. */
+static Tensor result(Exec *exec, int64_t rows, int64_t width, bool recorded)
+{
+    Tensor y = tensor_new2(exec->step, DTYPE_F32, rows, width);
+    return recorded ? tape_node(exec->tape, y) : y;
+}
+
+/* ---- Linear ---- */
+
+static void linear_backward(Exec *exec, const TapeEntry *entry)
+{
+    int held = tape_gradient_take(exec->tape, entry->y);
+    if (!held)
+        return;
+    const float *dy = tape_buffer_data(exec->tape, held);
+    int64_t rows = tensor_rows_count(entry->x), in = tensor_width(entry->x), out = tensor_width(entry->y);
+    if (tensor_present(entry->weight.grad)) {
+        run_gemm(exec, (GemmArgs){.transpose_a = true,
+                                  .m = out,
+                                  .n = in,
+                                  .k = rows,
+                                  .alpha = 1,
+                                  .beta = 1,
+                                  .a = dy,
+                                  .lda = out,
+                                  .b = entry->x.data,
+                                  .ldb = in,
+                                  .c = entry->weight.grad.data,
+                                  .ldc = in});
+    }
+    if (tensor_present(entry->bias.grad)) {
+        BiasBackwardArgs args = {.dy = dy, .dbias = entry->bias.grad.data, .rows = rows, .width = out};
+        device_run(exec->device, OP_bias_backward, &args);
+    }
+    bool first;
+    float *dx = tape_gradient_at(exec, entry->x, &first);
+    if (dx) {
+        run_gemm(exec, (GemmArgs){.m = rows,
+                                  .n = in,
+                                  .k = out,
+                                  .alpha = 1,
+                                  .beta = first ? 0.0f : 1.0f,
+                                  .a = dy,
+                                  .lda = out,
+                                  .b = entry->weight.value.data,
+                                  .ldb = in,
+                                  .c = dx,
+                                  .ldc = in});
+    }
+    tape_buffer_drop(exec->tape, held);
+}
+
+Tensor linear_forward(Exec *exec, Tensor x, Parameter weight, Parameter bias)
+{
+    check_floats(x, "linear x");
+    int64_t rows = tensor_rows_count(x), in = tensor_width(x);
+    tensor_check(weight.value, "linear weight (out, in)", DTYPE_F32, 2, -1, in);
+    int64_t out = weight.value.shape[0];
+    if (tensor_present(bias.value))
+        check_vector(bias.value, "linear bias", DTYPE_F32, out);
+    bool recorded = tape_wants(exec, x, &weight, &bias);
+    Tensor y = result(exec, rows, out, recorded);
+    run_gemm(exec, (GemmArgs){.transpose_b = true,
+                              .m = rows,
+                              .n = out,
+                              .k = in,
+                              .alpha = 1,
+                              .a = x.data,
+                              .lda = in,
+                              .b = weight.value.data,
+                              .ldb = in,
+                              .c = y.data,
+                              .ldc = out,
+                              .bias = bias.value.data});
+    if (recorded) {
+        TapeEntry *entry = tape_push(exec->tape, linear_backward);
+        entry->x = x;
+        entry->y = y;
+        entry->weight = weight;
+        entry->bias = bias;
+    }
+    return y;
+}
+
+/* ---- Embedding ---- */
+
+static void embedding_backward(Exec *exec, const TapeEntry *entry)
+{
+    int held = tape_gradient_take(exec->tape, entry->y);
+    if (!held)
+        return;
+    EmbedArgs args = entry->saved.embed;
+    args.table = entry->weight.grad.data;
+    args.positions = entry->bias.grad.data;
+    args.y = tape_buffer_data(exec->tape, held);
+    device_run(exec->device, OP_embed_backward, &args);
+    tape_buffer_drop(exec->tape, held);
+}
+
+Tensor embedding_forward(Exec *exec, const TokenBatch *batch, Parameter table, int64_t vocab, Parameter positions)
+{
+    int64_t tokens = batch->rows.tokens;
+    tensor_check(table.value, "embedding table (vocab, width)", DTYPE_F32, 2, -1, -1);
+    REQUIRE(vocab > 0 && vocab <= table.value.shape[0], "embedding of %lld ids from a table of %lld rows",
+            (long long)vocab, (long long)table.value.shape[0]);
+    int64_t width = table.value.shape[1];
+    check_vector(batch->token, "embedding token", DTYPE_I32, tokens);
+    check_vector(batch->position, "embedding position", DTYPE_I32, tokens);
+    if (tensor_present(positions.value))
+        tensor_check(positions.value, "embedding positions (positions, width)", DTYPE_F32, 2, -1, width);
+    bool recorded = tape_wants(exec, tensor_absent(), &table, &positions);
+    Tensor y = result(exec, tokens, width, recorded);
+    EmbedArgs args = {.token = batch->token.data,
+                      .position = batch->position.data,
+                      .table = table.value.data,
+                      .positions = positions.value.data,
+                      .y = y.data,
+                      .tokens = tokens,
+                      .width = width,
+                      .vocab = vocab,
+                      .positions_max = tensor_present(positions.value) ? positions.value.shape[0] : 0};
+    device_run(exec->device, OP_embed_forward, &args);
+    if (recorded) {
+        TapeEntry *entry = tape_push(exec->tape, embedding_backward);
+        entry->y = y;
+        entry->weight = table;
+        entry->bias = positions;
+        entry->saved.embed = args;
+    }
+    return y;
+}
+
+/* ---- Norm ---- */
+
+/* dx is the gradient of x and of residual alike, so both nodes share one buffer. What has reached `sum` from elsewhere
+ * is an operand of the kernel; without a residual, sum is x. */
+static void norm_backward(Exec *exec, const TapeEntry *entry)
+{
+    Tape *tape = exec->tape;
+    const NormForwardArgs *forward = &entry->saved.norm.args;
+    int dsum = tape_gradient_take(tape, entry->saved.norm.sum);
+    int dy = tape_gradient_take(tape, entry->y);
+    int dx = dsum;
+    if (dy) {
+        dx = dsum && tape_buffer_exclusive(tape, dsum) ? dsum
+             : tape_buffer_exclusive(tape, dy)         ? dy
+                                                       : tape_buffer_new(exec, tensor_bytes(entry->y));
+        NormBackwardArgs args = {.kind = forward->kind,
+                                 .dy = tape_buffer_data(tape, dy),
+                                 .dsum = dsum ? tape_buffer_data(tape, dsum) : NULL,
+                                 .sum = entry->saved.norm.sum.data,
+                                 .mean = forward->mean,
+                                 .rstd = forward->rstd,
+                                 .gain = forward->gain,
+                                 .dx = tape_buffer_data(tape, dx),
+                                 .dgain = entry->weight.grad.data,
+                                 .dbias = entry->bias.grad.data,
+                                 .rows = forward->rows,
+                                 .width = forward->width};
+        device_run(exec->device, OP_norm_backward, &args);
+        if (dx != dy)
+            tape_buffer_drop(tape, dy);
+        if (dsum && dx != dsum)
+            tape_buffer_drop(tape, dsum);
+    }
+    if (!dx)
+        return;
+    if (tensor_present(entry->saved.norm.residual))
+        tape_gradient_give(exec, entry->saved.norm.residual, tape_buffer_share(tape, dx));
+    tape_gradient_give(exec, entry->x, dx);
+}
+
+NormOutput norm_forward(Exec *exec, NormKind kind, Tensor x, Tensor residual, Parameter gain, Parameter bias,
+                        float epsilon)
+{
+    check_floats(x, "norm x");
+    int64_t rows = tensor_rows_count(x), width = tensor_width(x);
+    check_vector(gain.value, "norm gain", DTYPE_F32, width);
+    if (kind == NORM_LAYER)
+        check_vector(bias.value, "norm bias", DTYPE_F32, width);
+    else
+        REQUIRE(!tensor_present(bias.value), "RMSNorm has no bias");
+    bool added = tensor_present(residual);
+    if (added)
+        tensor_check(residual, "norm residual", DTYPE_F32, -1, -1, -1);
+    REQUIRE(!added || (tensor_rows_count(residual) == rows && tensor_width(residual) == width),
+            "norm: residual of %lld x %lld beside x of %lld x %lld", (long long)tensor_rows_count(residual),
+            (long long)tensor_width(residual), (long long)rows, (long long)width);
+
+    bool through = tape_wants(exec, x, NULL, NULL) || (added && tape_wants(exec, residual, NULL, NULL));
+    bool recorded = through || tape_wants(exec, tensor_absent(), &gain, &bias);
+    NormOutput out = {.sum = added ? result(exec, rows, width, through) : x,
+                      .normalised = result(exec, rows, width, recorded)};
+    NormForwardArgs args = {
+        .kind = kind,
+        .x = x.data,
+        .residual = residual.data,
+        .sum = out.sum.data,
+        .gain = gain.value.data,
+        .bias = bias.value.data,
+        .y = out.normalised.data,
+        .mean = kind == NORM_LAYER ? tensor_new1(exec->step, DTYPE_F32, rows).data : NULL,
+        .rstd = tensor_new1(exec->step, DTYPE_F32, rows).data,
+        .rows = rows,
+        .width = width,
+        .epsilon = epsilon,
+    };
+    device_run(exec->device, OP_norm_forward, &args);
+    if (recorded) {
+        TapeEntry *entry = tape_push(exec->tape, norm_backward);
+        entry->x = x;
+        entry->y = out.normalised;
+        entry->weight = gain;
+        entry->bias = bias;
+        entry->saved.norm.args = args;
+        entry->saved.norm.residual = residual;
+        entry->saved.norm.sum = out.sum;
+    }
+    return out;
+}
+
+/* ---- Rope ---- */
+
+/* In place forward, so the gradient of the rotated qkv becomes that of the plain one in place too. */
+static void rope_backward(Exec *exec, const TapeEntry *entry)
+{
+    int held = tape_gradient_take(exec->tape, entry->y);
+    if (!held)
+        return;
+    held = tape_buffer_own(exec, held);
+    RopeArgs args = entry->saved.rope;
+    args.qkv = tape_buffer_data(exec->tape, held);
+    args.inverse = true;
+    device_run(exec->device, OP_rope, &args);
+    tape_gradient_give(exec, entry->y, held);
+}
+
+Tensor rope_forward(Exec *exec, Tensor qkv, Tensor position, Tensor table, int64_t rotated_heads, int64_t head_dim)
+{
+    check_floats(qkv, "rope qkv");
+    int64_t tokens = tensor_rows_count(qkv), stride = tensor_width(qkv);
+    check_vector(position, "rope position", DTYPE_I32, tokens);
+    tensor_check(table, "rope table (positions, head_dim / 2, 2)", DTYPE_F32, 3, -1, head_dim / 2);
+    REQUIRE(table.shape[2] == 2 && head_dim % 2 == 0 && rotated_heads * head_dim <= stride,
+            "rope: %lld heads of %lld in rows of %lld, table of pairs of %lld", (long long)rotated_heads,
+            (long long)head_dim, (long long)stride, (long long)table.shape[2]);
+    RopeArgs args = {.qkv = qkv.data,
+                     .position = position.data,
+                     .table = table.data,
+                     .tokens = tokens,
+                     .stride = stride,
+                     .heads = rotated_heads,
+                     .head_dim = head_dim,
+                     .positions_max = table.shape[0]};
+    device_run(exec->device, OP_rope, &args);
+    if (tape_wants(exec, qkv, NULL, NULL)) {
+        TapeEntry *entry = tape_push(exec->tape, rope_backward);
+        entry->y = qkv;
+        entry->saved.rope = args;
+    }
+    return qkv;
+}
+
+/* ---- Activation ---- */
+
+static void act_backward(Exec *exec, const TapeEntry *entry)
+{
+    int held = tape_gradient_take(exec->tape, entry->y);
+    if (!held)
+        return;
+    int dx = tape_buffer_new(exec, tensor_bytes(entry->x));
+    ActBackwardArgs args = {.kind = entry->saved.act,
+                            .x = entry->x.data,
+                            .dy = tape_buffer_data(exec->tape, held),
+                            .dx = tape_buffer_data(exec->tape, dx),
+                            .rows = tensor_rows_count(entry->y),
+                            .width = tensor_width(entry->y)};
+    device_run(exec->device, OP_act_backward, &args);
+    tape_buffer_drop(exec->tape, held);
+    tape_gradient_give(exec, entry->x, dx);
+}
+
+Tensor act_forward(Exec *exec, ActKind kind, Tensor x)
+{
+    check_floats(x, "act x");
+    int64_t rows = tensor_rows_count(x), width = tensor_width(x);
+    if (kind == ACT_SWIGLU) {
+        REQUIRE(width % 2 == 0, "a gated activation halves an even width, not %lld", (long long)width);
+        width /= 2;
+    }
+    bool recorded = tape_wants(exec, x, NULL, NULL);
+    Tensor y = result(exec, rows, width, recorded);
+    ActForwardArgs args = {.kind = kind, .x = x.data, .y = y.data, .rows = rows, .width = width};
+    device_run(exec->device, OP_act_forward, &args);
+    if (recorded) {
+        TapeEntry *entry = tape_push(exec->tape, act_backward);
+        entry->x = x;
+        entry->y = y;
+        entry->saved.act = kind;
+    }
+    return y;
+}
+
+/* ---- Attention ---- */
+
+static void attention_backward(Exec *exec, const TapeEntry *entry)
+{
+    int held = tape_gradient_take(exec->tape, entry->y);
+    if (!held)
+        return;
+    const AttentionForwardArgs *forward = &entry->saved.attention;
+    int dqkv = tape_buffer_new(exec, tensor_bytes(entry->x));
+    AttentionBackwardArgs args = {.qkv = forward->qkv,
+                                  .out = forward->out,
+                                  .dout = tape_buffer_data(exec->tape, held),
+                                  .lse = forward->lse,
+                                  .start = forward->start,
+                                  .dqkv = tape_buffer_data(exec->tape, dqkv),
+                                  .tokens = forward->tokens,
+                                  .sequences = forward->sequences,
+                                  .heads = forward->heads,
+                                  .kv_heads = forward->kv_heads,
+                                  .head_dim = forward->head_dim,
+                                  .longest = forward->longest,
+                                  .scale = forward->scale,
+                                  .pairs = forward->pairs};
+    device_run(exec->device, OP_attention_backward, &args);
+    tape_buffer_drop(exec->tape, held);
+    tape_gradient_give(exec, entry->x, dqkv);
+}
+
+static KvArgs kv_args(const KvView *kv, int64_t sequences, int64_t kv_heads, int64_t head_dim)
+{
+    tensor_check(kv->k, "cache k", DTYPE_F32, 4, -1, kv_heads);
+    tensor_check(kv->v, "cache v", DTYPE_F32, 4, kv->k.shape[0], kv_heads);
+    REQUIRE(kv->k.shape[3] == head_dim && kv->v.shape[3] == head_dim && kv->k.shape[2] == kv->v.shape[2],
+            "cache rows of %lld and %lld for heads of %lld", (long long)kv->k.shape[3], (long long)kv->v.shape[3],
+            (long long)head_dim);
+    check_vector(kv->slot, "cache slot", DTYPE_I32, sequences);
+    check_vector(kv->past, "cache past", DTYPE_I32, sequences);
+    return (KvArgs){kv->k.data, kv->v.data, kv->slot.data, kv->past.data, kv->k.shape[0], kv->k.shape[2]};
+}
+
+Tensor attention_forward(Exec *exec, Tensor qkv, const Ragged *rows, int64_t heads, int64_t kv_heads, int64_t head_dim,
+                         float scale, const KvView *kv)
+{
+    REQUIRE(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, "%lld heads cannot share %lld key heads",
+            (long long)heads, (long long)kv_heads);
+    tensor_check(qkv, "attention qkv", DTYPE_F32, 2, rows->tokens, (heads + 2 * kv_heads) * head_dim);
+    REQUIRE(!kv || !exec->tape, "attention with a cache cannot be recorded");
+    bool recorded = tape_wants(exec, qkv, NULL, NULL);
+    Tensor y = result(exec, rows->tokens, heads * head_dim, recorded);
+    AttentionForwardArgs args = {.qkv = qkv.data,
+                                 .start = rows->start.data,
+                                 .out = y.data,
+                                 .lse = recorded ? tensor_new2(exec->step, DTYPE_F32, rows->tokens, heads).data : NULL,
+                                 .tokens = rows->tokens,
+                                 .sequences = rows->sequences,
+                                 .heads = heads,
+                                 .kv_heads = kv_heads,
+                                 .head_dim = head_dim,
+                                 .longest = rows->longest,
+                                 .scale = scale,
+                                 .pairs = kv ? kv->pairs : rows->pairs};
+    if (kv)
+        args.kv = kv_args(kv, rows->sequences, kv_heads, head_dim);
+    device_run(exec->device, OP_attention_forward, &args);
+    if (recorded) {
+        TapeEntry *entry = tape_push(exec->tape, attention_backward);
+        entry->x = qkv;
+        entry->y = y;
+        entry->saved.attention = args;
+    }
+    return y;
+}
+
+/* ---- Gather ---- */
+
+static RowsArgs rows_args(Tensor index, float *x, float *y, int64_t x_rows, int64_t width)
+{
+    return (RowsArgs){
+        .x = x, .index = index.data, .y = y, .rows = tensor_count(index), .width = width, .x_rows = x_rows};
+}
+
+static void gather_backward(Exec *exec, const TapeEntry *entry)
+{
+    int held = tape_gradient_take(exec->tape, entry->y);
+    if (!held)
+        return;
+    bool first;
+    float *dx = tape_gradient_at(exec, entry->x, &first);
+    int64_t rows = tensor_rows_count(entry->x), width = tensor_width(entry->x), count = rows * width;
+    if (first)
+        tensor_zero(exec->device, tensor_at(dx, DTYPE_F32, 1, &count));
+    RowsArgs args = rows_args(entry->saved.index, dx, tape_buffer_data(exec->tape, held), rows, width);
+    device_run(exec->device, OP_scatter_rows, &args);
+    tape_buffer_drop(exec->tape, held);
+}
+
+Tensor gather_forward(Exec *exec, Tensor x, Tensor index)
+{
+    check_floats(x, "gather x");
+    check_vector(index, "gather index", DTYPE_I32, -1);
+    bool recorded = tape_wants(exec, x, NULL, NULL);
+    int64_t width = tensor_width(x);
+    Tensor y = result(exec, index.shape[0], width, recorded);
+    RowsArgs args = rows_args(index, x.data, y.data, tensor_rows_count(x), width);
+    device_run(exec->device, OP_gather_rows, &args);
+    if (recorded) {
+        TapeEntry *entry = tape_push(exec->tape, gather_backward);
+        entry->x = x;
+        entry->y = y;
+        entry->saved.index = index;
+    }
+    return y;
+}

@@ -1,0 +1,221 @@
+/* tape.c -- entries, nodes and gradient buffers; what each op does backward stands beside its front door. */
+#include "core/tensor/tape_record.h"
+
+#include "core/base/memory.h"
+
+typedef struct Node {
+    int64_t count; /* floats of the recorded tensor */
+    int gradient;  /* buffer, or 0 */
+} Node;
+
+typedef struct Buffer {
+    float *data;
+    size_t bytes;
+    int references; /* 0: free */
+    bool borrowed;  /* a seed's memory: never written, never reused */
+} Buffer;
+
+/* Lists grow in the first steps and are kept by tape_reset(). Index 0 of nodes and buffers is never used. */
+struct Tape {
+    TapeEntry *entry;
+    Node *node;
+    Buffer *buffer;
+    int entries, nodes, buffers;
+    int entry_capacity, node_capacity, buffer_capacity;
+};
+
+Tape *tape_open(void)
+{
+    Tape *tape = memory_new(1, sizeof *tape);
+    tape_reset(tape);
+    return tape;
+}
+
+void tape_close(Tape *tape)
+{
+    if (!tape)
+        return;
+    memory_free(&tape->entry);
+    memory_free(&tape->node);
+    memory_free(&tape->buffer);
+    memory_free(&tape);
+}
+
+void tape_reset(Tape *tape)
+{
+    tape->entries = 0;
+    tape->nodes = tape->buffers = 1;
+}
+
+bool tape_wants(const Exec *exec, Tensor x, const Parameter *first, const Parameter *second)
+{
+    return exec->tape && (x.node || (first && tensor_present(first->grad)) || (second && tensor_present(second->grad)));
+}
+
+Tensor tape_node(Tape *tape, Tensor y)
+{
+    memory_reserve(&tape->node, tape->nodes, &tape->node_capacity);
+    y.node = tape->nodes++;
+    tape->node[y.node] = (Node){.count = tensor_count(y)};
+    return y;
+}
+
+TapeEntry *tape_push(Tape *tape, TapeBackward backward)
+{
+    memory_reserve(&tape->entry, tape->entries, &tape->entry_capacity);
+    TapeEntry *entry = &tape->entry[tape->entries++];
+    *entry = (TapeEntry){.backward = backward};
+    return entry;
+}
+
+/* ---- Buffers ---- */
+
+static int buffer_append(Tape *tape, Buffer buffer)
+{
+    memory_reserve(&tape->buffer, tape->buffers, &tape->buffer_capacity);
+    tape->buffer[tape->buffers] = buffer;
+    return tape->buffers++;
+}
+
+int tape_buffer_new(Exec *exec, size_t bytes)
+{
+    Tape *tape = exec->tape;
+    for (int i = 1; i < tape->buffers; i++) {
+        Buffer *buffer = &tape->buffer[i];
+        if (buffer->references == 0 && !buffer->borrowed && buffer->bytes == bytes) {
+            buffer->references = 1;
+            return i;
+        }
+    }
+    return buffer_append(tape, (Buffer){.data = arena_alloc(exec->step, bytes), .bytes = bytes, .references = 1});
+}
+
+static Buffer *buffer_held(const Tape *tape, int buffer)
+{
+    REQUIRE(buffer > 0 && buffer < tape->buffers && tape->buffer[buffer].references > 0,
+            "gradient buffer %d is held by nobody", buffer);
+    return &tape->buffer[buffer];
+}
+
+float *tape_buffer_data(const Tape *tape, int buffer)
+{
+    return buffer_held(tape, buffer)->data;
+}
+
+bool tape_buffer_exclusive(const Tape *tape, int buffer)
+{
+    const Buffer *held = buffer_held(tape, buffer);
+    return held->references == 1 && !held->borrowed;
+}
+
+int tape_buffer_share(Tape *tape, int buffer)
+{
+    buffer_held(tape, buffer)->references++;
+    return buffer;
+}
+
+void tape_buffer_drop(Tape *tape, int buffer)
+{
+    buffer_held(tape, buffer)->references--;
+}
+
+int tape_buffer_own(Exec *exec, int buffer)
+{
+    Tape *tape = exec->tape;
+    if (tape_buffer_exclusive(tape, buffer))
+        return buffer;
+    size_t bytes = tape->buffer[buffer].bytes;
+    int own = tape_buffer_new(exec, bytes);
+    int64_t count = (int64_t)(bytes / sizeof(float));
+    tensor_copy(exec->device, tensor_at(tape->buffer[own].data, DTYPE_F32, 1, &count),
+                tensor_at(tape->buffer[buffer].data, DTYPE_F32, 1, &count));
+    tape_buffer_drop(tape, buffer);
+    return own;
+}
+
+/* ---- Gradients ---- */
+
+static Node *node_of(const Tape *tape, Tensor x)
+{
+    REQUIRE(x.node > 0 && x.node < tape->nodes, "node %d is not on this tape of %d (was it reset?)", x.node,
+            tape->nodes - 1);
+    Node *node = &tape->node[x.node];
+    REQUIRE(node->count == tensor_count(x), "node %d was recorded with %lld elements, not %lld", x.node,
+            (long long)node->count, (long long)tensor_count(x));
+    return node;
+}
+
+int tape_gradient_take(Tape *tape, Tensor y)
+{
+    if (!y.node)
+        return 0;
+    Node *node = node_of(tape, y);
+    int buffer = node->gradient;
+    node->gradient = 0;
+    return buffer;
+}
+
+void tape_gradient_give(Exec *exec, Tensor x, int buffer)
+{
+    Tape *tape = exec->tape;
+    if (!x.node) {
+        tape_buffer_drop(tape, buffer);
+        return;
+    }
+    Node *node = node_of(tape, x);
+    REQUIRE(buffer_held(tape, buffer)->bytes == (size_t)node->count * sizeof(float),
+            "node %d of %lld floats is given a gradient of %zu bytes", x.node, (long long)node->count,
+            tape->buffer[buffer].bytes);
+    if (!node->gradient) {
+        node->gradient = buffer;
+        return;
+    }
+    int there = node->gradient;
+    int sum = tape_buffer_exclusive(tape, there)    ? there
+              : tape_buffer_exclusive(tape, buffer) ? buffer
+                                                    : tape_buffer_new(exec, tape->buffer[buffer].bytes);
+    AddArgs args = {.out = tape_buffer_data(tape, sum),
+                    .a = tape_buffer_data(tape, there),
+                    .b = tape_buffer_data(tape, buffer),
+                    .scale = 1.0f,
+                    .count = node->count};
+    device_run(exec->device, OP_add, &args);
+    if (sum != there)
+        tape_buffer_drop(tape, there);
+    if (sum != buffer)
+        tape_buffer_drop(tape, buffer);
+    node->gradient = sum;
+}
+
+float *tape_gradient_at(Exec *exec, Tensor x, bool *first)
+{
+    *first = false;
+    if (!exec->tape || !x.node)
+        return NULL;
+    int buffer = tape_gradient_take(exec->tape, x);
+    *first = buffer == 0;
+    buffer = buffer ? tape_buffer_own(exec, buffer) : tape_buffer_new(exec, tensor_bytes(x));
+    node_of(exec->tape, x)->gradient = buffer;
+    return tape_buffer_data(exec->tape, buffer);
+}
+
+void tape_seed(Exec *exec, Tensor x, Tensor gradient)
+{
+    REQUIRE(exec->tape, "a gradient is seeded without a tape");
+    REQUIRE(gradient.dtype == DTYPE_F32, "a gradient is f32, not %s", dtype_name(gradient.dtype));
+    if (!x.node)
+        return;
+    Buffer seed = {.data = gradient.data, .bytes = tensor_bytes(gradient), .references = 1, .borrowed = true};
+    tape_gradient_give(exec, x, buffer_append(exec->tape, seed));
+}
+
+void tape_backward(Exec *exec)
+{
+    Tape *tape = exec->tape;
+    REQUIRE(tape, "backward without a tape");
+    for (int i = tape->entries - 1; i >= 0; i--) {
+        TapeEntry entry = tape->entry[i];
+        entry.backward(exec, &entry);
+    }
+    tape_reset(tape);
+}
