@@ -89,12 +89,14 @@ static void check_redzones(const Arena *arena, size_t mark)
 void *arena_alloc(Arena *arena, size_t bytes)
 {
     size_t start = arena->used;
+    REQUIRE(bytes <= arena->reserved - start, "arena %s: %zu bytes wanted, %zu of %zu used", arena->name, bytes, start,
+            arena->reserved);
     size_t end = start + round_up(bytes ? bytes : 1, ARENA_ALIGN);
 #ifdef TERCET_CHECKED
     end += REDZONE_BYTES;
 #endif
-    REQUIRE(end >= start && end <= arena->reserved, "arena %s: %zu bytes wanted, %zu of %zu used", arena->name, bytes,
-            arena->used, arena->reserved);
+    REQUIRE(end <= arena->reserved, "arena %s: %zu bytes wanted, %zu of %zu used", arena->name, bytes, start,
+            arena->reserved);
     if (end > arena->committed) {
         size_t target = round_up(end, COMMIT_STEP_BYTES);
         REQUIRE(arena->memory.commit(arena->memory.self, arena->base, arena->committed, target),

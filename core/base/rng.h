@@ -38,7 +38,7 @@ double rng_uniform(RngStream stream, uint64_t position);
 uint64_t rng_below(RngStream stream, uint64_t position, uint64_t bound);
 /* Four standard normals (Box-Muller in double). */
 void rng_normal4(RngStream stream, uint64_t position, double normal[4]);
-/* The image of `index` under a permutation of [0, count): a 4-round Feistel network with cycle walking, so an epoch's
+/* The image of `index` under a permutation of [0, count): an 8-round Feistel network with cycle walking, so an epoch's
  * order needs no memory however large the data set. count >= 1. */
 uint64_t rng_permute(RngStream stream, uint64_t count, uint64_t index);
 
