@@ -15,12 +15,16 @@ typedef struct Arch {
     PositionKind position;
     ActKind act;
     bool qkv_bias, projection_bias, mlp_bias; /* qkv; attention's output; both of the MLP */
-    bool tied;                                /* default: LM head is the token table */
+    bool tied;                                /* what a config.json that does not say means: LM head is the token table */
     const char *huggingface;                  /* model_type in config.json */
 } Arch;
 
 /* NULL if there is none of that name. */
 const Arch *arch_find(const char *name);
+/* The same by model_type of a Hugging Face config.json. */
+const Arch *arch_find_huggingface(const char *model_type);
+/* Does the MLP gate (twice as many rows in `up`)? */
+bool arch_gated(const Arch *arch);
 /* "llama, gpt2" for messages. */
 const char *arch_names(void);
 
@@ -46,11 +50,12 @@ Status model_shape_from_text(const char *text, const char *where, ModelShape *sh
 /* The section `model:` of an experiment that starts from nothing. */
 typedef struct ModelConfig {
     const char *arch;
-    int64_t layers, width, heads, kv_heads, ffn, positions_max;
+    int64_t layers, width, heads, kv_heads, ffn, positions_max; /* kv_heads, ffn: CONFIG_AUTO for the family's rule */
     double norm_epsilon, rope_base;
     bool tied;
 } ModelConfig;
 extern const ConfigGroup model_config_group; /* path "model" */
+/* STATUS_USAGE names the key. */
 Status model_shape_from_config(const ModelConfig *config, int64_t vocab, ModelShape *shape);
 
 #endif

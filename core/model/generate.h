@@ -10,10 +10,14 @@
 #include "core/base/rng.h"
 #include "core/model/model.h"
 
+/* Prompts are prefilled in batches of at most this many tokens (a longer prompt makes one of its own), so the memory of
+ * a prefill does not grow with slots. Part of what a result means: another value moves logits in the last bits. */
+enum { GENERATE_PREFILL_TOKENS = 4096 };
+
 typedef struct GenerateRequest {
     const int32_t *prompt; /* prompt_count >= 1 tokens, host memory */
     int64_t prompt_count;
-    RngStream stream; /* position = index of the new token */
+    RngStream stream; /* position = index of the new token; one seed for the whole list */
 } GenerateRequest;
 
 typedef struct GenerateResult {
@@ -34,7 +38,7 @@ typedef struct GenerateOptions {
     void *context;
 } GenerateOptions;
 
-/* Longest prompt plus max_new must fit positions_max: STATUS_USAGE names the request. Non-finite logits: STATUS_NUMERIC. `step` is rewound to where it was. [local] */
+/* Every request is answered, in whatever order; results[i] is of requests[i]. Longest prompt plus max_new must fit positions_max: STATUS_USAGE names the request. Non-finite logits: STATUS_NUMERIC. `step` is rewound to where it was. [local] */
 Status generate(const Model *model, Exec *exec, const GenerateRequest *requests, int64_t count,
                 const GenerateOptions *options, GenerateResult *results);
 

@@ -28,9 +28,35 @@ typedef struct ParamView {
 
 typedef enum HeadKind { HEAD_NONE, HEAD_LM, HEAD_SCALAR } HeadKind;
 
+/* What a view is for: the decoder finds its parameters by kind and layer, files by name. In order of use. */
+typedef enum ViewKind {
+    VIEW_TOKEN,
+    VIEW_POSITION,
+    VIEW_ATTENTION_NORM_GAIN, /* from here to VIEW_DOWN_BIAS: one per layer */
+    VIEW_ATTENTION_NORM_BIAS,
+    VIEW_QKV_WEIGHT,
+    VIEW_QKV_BIAS,
+    VIEW_PROJECTION_WEIGHT,
+    VIEW_PROJECTION_BIAS,
+    VIEW_MLP_NORM_GAIN,
+    VIEW_MLP_NORM_BIAS,
+    VIEW_UP_WEIGHT,
+    VIEW_UP_BIAS,
+    VIEW_DOWN_WEIGHT,
+    VIEW_DOWN_BIAS,
+    VIEW_FINAL_NORM_GAIN,
+    VIEW_FINAL_NORM_BIAS,
+    VIEW_HEAD,
+    VIEW_SCORE_WEIGHT,
+    VIEW_SCORE_BIAS,
+    VIEW_KINDS
+} ViewKind;
+
 typedef struct Params {
     ParamView *view;
     int views;
+    int first[VIEW_KINDS]; /* index of the kind's view, of layer 0 where there are layers; -1: the model has none */
+    int layer_views;       /* views per layer */
     int64_t count; /* floats in the flat buffer, gaps included; a multiple of 64 */
     Tensor value;  /* (count) F32 on the device */
     Tensor grad;   /* (count) or absent: frozen */
@@ -43,11 +69,17 @@ void params_free(Params *params);
 int params_find(const Params *params, const char *name);
 /* A view as a Parameter of its logical dimensions with stored rows; grad absent where params->grad is. */
 Parameter params_get(const Params *params, int view);
+/* Index of the view of a kind in `layer` (0 for kinds outside layers), or -1. */
+int params_index(const Params *params, ViewKind kind, int64_t layer);
+/* The same as a Parameter; both tensors absent where the model has none. */
+Parameter params_of(const Params *params, ViewKind kind, int64_t layer);
 /* Let gradients go to this buffer (count floats), or nowhere (absent tensor). Trainers switch lanes with it. */
 void params_set_grad(Params *params, Tensor grad);
 /* Learned numbers, without gaps and vocabulary tail. */
 int64_t params_learned(const Params *params);
 /* Fill by Philox: RNG_INIT, sample = index of the view, position = element / 4. Equal for every rank count. */
 void params_initialise(Device *device, Params *params, uint64_t seed);
+/* One view alone: a fresh score head on a trained trunk. The same numbers as params_initialise gives it. */
+void params_initialise_view(Device *device, Params *params, uint64_t seed, int view);
 
 #endif

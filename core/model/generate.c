@@ -1,0 +1,269 @@
+/* generate.c -- continuous batching: prefill what has a slot, decode one token for each running slot, refill.
+ *
+ * Each round either prefills (slots are free and requests wait) or decodes. Both end in advance(): vocabulary head on one
+ * row per sequence, one draw, one read by the host, and the host's decisions (stop, max_new, accept). */
+#include "core/model/generate.h"
+
+#include "core/base/memory.h"
+
+typedef struct Slot {
+    int64_t request; /* -1: free */
+    int64_t cached;  /* tokens whose keys and values are in the cache */
+    int32_t next;    /* the newest token, not yet in the cache */
+} Slot;
+
+typedef struct Generation {
+    const Model *model;
+    Exec exec;
+    const GenerateRequest *requests;
+    const GenerateOptions *options;
+    GenerateResult *results;
+    int64_t count, slots, admitted, running;
+    KvCache cache;
+    Slot *slot;
+    /* One entry per sequence of the batch that is being made, host memory. */
+    int32_t *member;      /* (slots) the slot of each sequence */
+    int32_t *start;       /* (slots + 1) */
+    int32_t *past;        /* (slots) */
+    int32_t *index;       /* (slots) last row of each sequence, then the position of its draw */
+    int64_t *subsequence; /* (slots) */
+    int32_t *tokens;      /* (batch_tokens_max) */
+    int32_t *drawn;       /* (2 slots) tokens, then bits of their log-probs */
+} Generation;
+
+static uint64_t decoded_rows;
+
+uint64_t generate_decoded_rows(void)
+{
+    return decoded_rows;
+}
+
+/* --- Checks and sizes --------------------------------------------------------------------------------------------- */
+
+static Status requests_check(const Model *model, const GenerateRequest *requests, int64_t count,
+                             const GenerateOptions *options, int64_t *capacity)
+{
+    *capacity = 0;
+    if (options->slots < 1 || options->max_new < 1)
+        return status_error(STATUS_USAGE, "generation needs at least one slot and one new token, not %lld and %lld",
+                            (long long)options->slots, (long long)options->max_new);
+    for (int64_t i = 0; i < count; i++) {
+        int64_t total = requests[i].prompt_count + options->max_new;
+        if (requests[i].prompt_count < 1)
+            return status_error(STATUS_USAGE, "prompt %lld is empty", (long long)i);
+        if (total > model->shape.positions_max)
+            return status_error(STATUS_USAGE,
+                                "prompt %lld has %lld tokens; with %lld new ones that is more than the model's %lld "
+                                "positions",
+                                (long long)i, (long long)requests[i].prompt_count, (long long)options->max_new,
+                                (long long)model->shape.positions_max);
+        for (int64_t j = 0; j < requests[i].prompt_count; j++)
+            if (requests[i].prompt[j] < 0 || requests[i].prompt[j] >= model->shape.vocab)
+                return status_error(STATUS_USAGE, "prompt %lld has token %d, expected 0 to %lld", (long long)i,
+                                    (int)requests[i].prompt[j], (long long)model->shape.vocab - 1);
+        REQUIRE(requests[i].stream.seed == requests[0].stream.seed, "request %lld has a seed of its own", (long long)i);
+        *capacity = total > *capacity ? total : *capacity;
+    }
+    return status_ok();
+}
+
+/* Tokens of the longest batch of whole prompts that prefill_gather() may make, or of one decode step. */
+static int64_t batch_tokens_max(const GenerateRequest *requests, int64_t count, int64_t slots)
+{
+    int64_t longest = slots > GENERATE_PREFILL_TOKENS ? slots : GENERATE_PREFILL_TOKENS;
+    for (int64_t i = 0; i < count; i++)
+        longest = requests[i].prompt_count > longest ? requests[i].prompt_count : longest;
+    return longest;
+}
+
+/* --- One batch ---------------------------------------------------------------------------------------------------- */
+
+static Tensor upload(Generation *g, DType dtype, const void *host, int64_t count)
+{
+    Tensor tensor = tensor_new1(g->exec.step, dtype, count);
+    tensor_write(g->exec.device, tensor, host);
+    return tensor;
+}
+
+/* A new token of a slot: keep it, and see whether it ends the response. */
+static void deliver(Generation *g, Slot *slot, int32_t token, float logprob)
+{
+    const GenerateOptions *options = g->options;
+    GenerateResult *result = &g->results[slot->request];
+    result->token[result->count] = token;
+    if (result->logprob)
+        result->logprob[result->count] = logprob;
+    result->count++;
+    for (int i = 0; i < options->stop_count; i++)
+        result->stopped |= token == options->stop[i];
+    if (options->accept && !options->accept(options->context, slot->request, token))
+        result->stopped = true;
+    slot->next = token;
+    if (result->stopped || result->count == options->max_new) {
+        slot->request = -1;
+        g->running--;
+    }
+}
+
+/* Run `sequences` sequences, described by member, start, past and tokens, through the decoder and draw one token for
+ * each. */
+static Status advance(Generation *g, int64_t sequences)
+{
+    Exec *exec = &g->exec;
+    size_t mark = arena_mark(exec->step);
+    TokenBatch batch = token_batch_make(exec->device, exec->step, g->tokens, g->start, sequences, g->past);
+    KvUse use = {.cache = &g->cache};
+    use.slot = upload(g, DTYPE_I32, g->member, sequences);
+    use.past = upload(g, DTYPE_I32, g->past, sequences);
+    use.pairs = batch.rows.pairs;
+    for (int64_t i = 0; i < sequences; i++)
+        use.pairs += (double)g->past[i] * (g->start[i + 1] - g->start[i]);
+    Tensor hidden = model_hidden(g->model, exec, &batch, &use);
+
+    /* Only a prompt's last row meets the vocabulary. */
+    if (batch.rows.tokens > sequences) {
+        for (int64_t i = 0; i < sequences; i++)
+            g->index[i] = g->start[i + 1] - 1;
+        hidden = gather_forward(exec, hidden, upload(g, DTYPE_I32, g->index, sequences));
+    }
+    VocabularyHead head = model_vocabulary_head(g->model, 1);
+    Tensor logits = head_logits(exec, &head, hidden);
+
+    for (int64_t i = 0; i < sequences; i++) {
+        int64_t request = g->slot[g->member[i]].request;
+        g->subsequence[i] = (int64_t)g->requests[request].stream.subsequence;
+        g->index[i] = (int32_t)g->results[request].count;
+    }
+    SampleTerms terms = {
+        .temperature = g->options->temperature,
+        .top_p = g->options->top_p,
+        .top_k = g->options->top_k,
+        .seed = g->requests[0].stream.seed,
+        .subsequence = upload(g, DTYPE_I64, g->subsequence, sequences),
+        .position = upload(g, DTYPE_I32, g->index, sequences),
+    };
+    /* Tokens and log-probs side by side, so that one read brings both. */
+    Tensor drawn = tensor_new1(exec->step, DTYPE_I32, 2 * sequences);
+    Tensor token = tensor_range(drawn, 0, sequences), logprob = tensor_range(drawn, sequences, sequences);
+    logprob.dtype = DTYPE_F32;
+    sample(exec, logits, g->model->shape.vocab, &terms, token, logprob);
+    tensor_read(exec->device, drawn, g->drawn);
+    arena_rewind(exec->step, mark);
+
+    for (int64_t i = 0; i < sequences; i++) {
+        Slot *slot = &g->slot[g->member[i]];
+        if (g->drawn[i] < 0)
+            return status_error(STATUS_NUMERIC, "logits of token %lld of response %lld are not finite",
+                                (long long)g->results[slot->request].count, (long long)slot->request);
+        union {
+            int32_t bits;
+            float value;
+        } chosen = {.bits = g->drawn[sequences + i]};
+        slot->cached += g->start[i + 1] - g->start[i];
+        deliver(g, slot, g->drawn[i], chosen.value);
+    }
+    return status_ok();
+}
+
+/* Waiting requests into free slots, as many as one batch takes. Returns the sequences gathered. */
+static int64_t prefill_gather(Generation *g)
+{
+    int64_t sequences = 0, tokens = 0;
+    for (int64_t s = 0; s < g->slots && g->admitted < g->count; s++) {
+        if (g->slot[s].request >= 0)
+            continue;
+        const GenerateRequest *request = &g->requests[g->admitted];
+        if (sequences && tokens + request->prompt_count > GENERATE_PREFILL_TOKENS)
+            break;
+        g->slot[s] = (Slot){.request = g->admitted++};
+        g->running++;
+        for (int64_t j = 0; j < request->prompt_count; j++)
+            g->tokens[tokens++] = request->prompt[j];
+        g->member[sequences] = (int32_t)s;
+        g->past[sequences] = 0;
+        sequences++;
+        g->start[sequences] = (int32_t)tokens;
+    }
+    return sequences;
+}
+
+/* The newest token of each running slot, in order of slot. */
+static int64_t decode_gather(Generation *g)
+{
+    int64_t sequences = 0;
+    for (int64_t s = 0; s < g->slots; s++) {
+        if (g->slot[s].request < 0)
+            continue;
+        g->tokens[sequences] = g->slot[s].next;
+        g->member[sequences] = (int32_t)s;
+        g->past[sequences] = (int32_t)g->slot[s].cached;
+        sequences++;
+        g->start[sequences] = (int32_t)sequences;
+    }
+    return sequences;
+}
+
+/* --- The whole list ----------------------------------------------------------------------------------------------- */
+
+static Status generation_run(Generation *g)
+{
+    while (g->admitted < g->count || g->running > 0) {
+        if (g->admitted < g->count && g->running < g->slots) {
+            TRY(advance(g, prefill_gather(g)));
+            continue;
+        }
+        int64_t rows = decode_gather(g);
+        decoded_rows += (uint64_t)rows;
+        TRY(advance(g, rows));
+    }
+    return status_ok();
+}
+
+Status generate(const Model *model, Exec *exec, const GenerateRequest *requests, int64_t count,
+                const GenerateOptions *options, GenerateResult *results)
+{
+    int64_t capacity;
+    TRY(requests_check(model, requests, count, options, &capacity));
+    if (count < 1)
+        return status_ok();
+    for (int64_t i = 0; i < count; i++) {
+        results[i].count = 0;
+        results[i].stopped = false;
+    }
+    int64_t slots = options->slots < count ? options->slots : count;
+    Generation g = {
+        .model = model,
+        .exec = {exec->device, exec->step, NULL},
+        .requests = requests,
+        .options = options,
+        .results = results,
+        .count = count,
+        .slots = slots,
+    };
+    size_t mark = arena_mark(exec->step);
+    g.cache = kv_cache_new(model, exec->step, slots, capacity);
+    size_t items = (size_t)slots;
+    g.slot = memory_new(items, sizeof *g.slot);
+    for (int64_t s = 0; s < slots; s++)
+        g.slot[s].request = -1;
+    g.member = memory_new(items, sizeof *g.member);
+    g.start = memory_new(items + 1, sizeof *g.start);
+    g.past = memory_new(items, sizeof *g.past);
+    g.index = memory_new(items, sizeof *g.index);
+    g.subsequence = memory_new(items, sizeof *g.subsequence);
+    g.tokens = memory_new((size_t)batch_tokens_max(requests, count, slots), sizeof *g.tokens);
+    g.drawn = memory_new(2 * items, sizeof *g.drawn);
+
+    Status status = generation_run(&g);
+
+    memory_free(&g.drawn);
+    memory_free(&g.tokens);
+    memory_free(&g.subsequence);
+    memory_free(&g.index);
+    memory_free(&g.past);
+    memory_free(&g.start);
+    memory_free(&g.member);
+    memory_free(&g.slot);
+    arena_rewind(exec->step, mark);
+    return status;
+}

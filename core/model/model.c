@@ -1,0 +1,86 @@
+/* model.c -- a model's memory: parameters, the table of rotations, and the cache of keys and values. */
+#include "core/model/model.h"
+
+#include <math.h>
+
+#include "core/base/memory.h"
+
+/* (positions_max, head_dim / 2, 2): cosine and sine of position * base^(-2 i / head_dim) (Su et al. 2021), in double. */
+static Tensor rope_table(Device *device, Arena *arena, const ModelShape *shape)
+{
+    int64_t half = shape->head_dim / 2, row = 2 * half;
+    Tensor table = tensor_new3(arena, DTYPE_F32, shape->positions_max, half, 2);
+    float *host = memory_new((size_t)row, sizeof *host);
+    double *frequency = memory_new((size_t)half, sizeof *frequency);
+    for (int64_t i = 0; i < half; i++)
+        frequency[i] = pow((double)shape->rope_base, -2.0 * (double)i / (double)shape->head_dim);
+    for (int64_t position = 0; position < shape->positions_max; position++) {
+        for (int64_t i = 0; i < half; i++) {
+            double angle = (double)position * frequency[i];
+            host[2 * i] = (float)cos(angle);
+            host[2 * i + 1] = (float)sin(angle);
+        }
+        tensor_write(device, tensor_range(table, position * row, row), host);
+    }
+    memory_free(&frequency);
+    memory_free(&host);
+    return table;
+}
+
+Status model_open(Model *model, Device *device, const ModelShape *shape, HeadKind head)
+{
+    *model = (Model){.shape = *shape, .head = head, .device = device};
+    TRY(model_shape_check(shape, "model"));
+    TRY(device_arena(device, &model->arena, "model", 0));
+    params_layout(&model->params, shape, head);
+    model->params.value = tensor_new1(&model->arena, DTYPE_F32, model->params.count);
+    tensor_zero(device, model->params.value);
+    if (shape->arch->position == POSITION_ROPE)
+        model->rope = rope_table(device, &model->arena, shape);
+    return status_ok();
+}
+
+void model_close(Model *model)
+{
+    if (model->arena.base)
+        arena_close(&model->arena);
+    params_free(&model->params);
+    *model = (Model){0};
+}
+
+void model_copy(Model *to, const Model *from)
+{
+    REQUIRE(to->device == from->device, "models on two devices");
+    REQUIRE(model_shape_equal(&to->shape, &from->shape), "models of two shapes");
+    for (int i = 0; i < to->params.views; i++) {
+        int source = params_find(&from->params, to->params.view[i].name);
+        if (source >= 0)
+            tensor_copy(to->device, params_get(&to->params, i).value, params_get(&from->params, source).value);
+    }
+}
+
+/* --- Cache of keys and values ------------------------------------------------------------------------------------- */
+
+static int64_t kv_cache_floats(const ModelShape *shape, int64_t slots, int64_t capacity)
+{
+    return shape->layers * slots * shape->kv_heads * capacity * shape->head_dim;
+}
+
+size_t kv_cache_bytes(const ModelShape *shape, int64_t slots, int64_t capacity)
+{
+    return 2 * sizeof(float) * (size_t)kv_cache_floats(shape, slots, capacity);
+}
+
+KvCache kv_cache_new(const Model *model, Arena *arena, int64_t slots, int64_t capacity)
+{
+    const ModelShape *shape = &model->shape;
+    REQUIRE(slots >= 1 && capacity >= 1 && capacity <= shape->positions_max,
+            "cache of %lld slots of %lld tokens, positions_max %lld", (long long)slots, (long long)capacity,
+            (long long)shape->positions_max);
+    int64_t floats = kv_cache_floats(shape, slots, capacity);
+    int64_t dims[] = {shape->layers, slots, shape->kv_heads, capacity * shape->head_dim};
+    KvCache cache = {.slots = slots, .capacity = capacity};
+    cache.k = tensor_at(tensor_new1(arena, DTYPE_F32, floats).data, DTYPE_F32, 4, dims);
+    cache.v = tensor_at(tensor_new1(arena, DTYPE_F32, floats).data, DTYPE_F32, 4, dims);
+    return cache;
+}

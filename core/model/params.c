@@ -1,0 +1,279 @@
+/* params.c -- where each parameter lies in the flat buffer, and how it starts. */
+#include "core/model/params.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/base/memory.h"
+#include "core/base/rng.h"
+
+enum {
+    VIEW_FLOATS_ALIGN = ARENA_ALIGN / (int)sizeof(float), /* every view starts on 256 bytes */
+    INITIALISE_CHUNK = 1 << 18,                           /* floats per write, a multiple of 4 */
+};
+
+static const double init_deviation = 0.02; /* Radford et al. 2019, as both families use it */
+
+/* --- Layout ------------------------------------------------------------------------------------------------------- */
+
+typedef struct ViewRow {
+    const char *name; /* %d: the layer */
+    int ndim;
+    bool decay;
+    InitKind init;
+} ViewRow;
+
+static const ViewRow view_rows[VIEW_KINDS] = {
+    [VIEW_TOKEN] = {"embed.token", 2, true, INIT_NORMAL},
+    [VIEW_POSITION] = {"embed.position", 2, false, INIT_NORMAL},
+    [VIEW_ATTENTION_NORM_GAIN] = {"layer.%d.attention_norm.gain", 1, false, INIT_ONE},
+    [VIEW_ATTENTION_NORM_BIAS] = {"layer.%d.attention_norm.bias", 1, false, INIT_ZERO},
+    [VIEW_QKV_WEIGHT] = {"layer.%d.qkv.weight", 2, true, INIT_NORMAL},
+    [VIEW_QKV_BIAS] = {"layer.%d.qkv.bias", 1, false, INIT_ZERO},
+    [VIEW_PROJECTION_WEIGHT] = {"layer.%d.projection.weight", 2, true, INIT_NORMAL},
+    [VIEW_PROJECTION_BIAS] = {"layer.%d.projection.bias", 1, false, INIT_ZERO},
+    [VIEW_MLP_NORM_GAIN] = {"layer.%d.mlp_norm.gain", 1, false, INIT_ONE},
+    [VIEW_MLP_NORM_BIAS] = {"layer.%d.mlp_norm.bias", 1, false, INIT_ZERO},
+    [VIEW_UP_WEIGHT] = {"layer.%d.up.weight", 2, true, INIT_NORMAL},
+    [VIEW_UP_BIAS] = {"layer.%d.up.bias", 1, false, INIT_ZERO},
+    [VIEW_DOWN_WEIGHT] = {"layer.%d.down.weight", 2, true, INIT_NORMAL},
+    [VIEW_DOWN_BIAS] = {"layer.%d.down.bias", 1, false, INIT_ZERO},
+    [VIEW_FINAL_NORM_GAIN] = {"final_norm.gain", 1, false, INIT_ONE},
+    [VIEW_FINAL_NORM_BIAS] = {"final_norm.bias", 1, false, INIT_ZERO},
+    [VIEW_HEAD] = {"head.weight", 2, true, INIT_NORMAL},
+    [VIEW_SCORE_WEIGHT] = {"score.weight", 2, true, INIT_NORMAL},
+    [VIEW_SCORE_BIAS] = {"score.bias", 1, false, INIT_ZERO},
+};
+
+static bool view_in_layer(ViewKind kind)
+{
+    return kind >= VIEW_ATTENTION_NORM_GAIN && kind <= VIEW_DOWN_BIAS;
+}
+
+/* Rows (and columns of matrices) of a view; false: this model has none. */
+static bool view_shape(ViewKind kind, const ModelShape *shape, HeadKind head, int64_t *rows, int64_t *columns)
+{
+    const Arch *arch = shape->arch;
+    int64_t qkv = (shape->heads + 2 * shape->kv_heads) * shape->head_dim;
+    int64_t up = arch_gated(arch) ? 2 * shape->ffn : shape->ffn;
+    *rows = shape->width;
+    *columns = 1;
+    switch (kind) {
+    case VIEW_TOKEN:
+        *rows = shape->vocab, *columns = shape->width;
+        return true;
+    case VIEW_POSITION:
+        *rows = shape->positions_max, *columns = shape->width;
+        return arch->position == POSITION_LEARNED;
+    case VIEW_ATTENTION_NORM_GAIN:
+    case VIEW_MLP_NORM_GAIN:
+    case VIEW_FINAL_NORM_GAIN:
+        return true;
+    case VIEW_ATTENTION_NORM_BIAS:
+    case VIEW_MLP_NORM_BIAS:
+    case VIEW_FINAL_NORM_BIAS:
+        return arch->norm == NORM_LAYER;
+    case VIEW_QKV_WEIGHT:
+        *rows = qkv, *columns = shape->width;
+        return true;
+    case VIEW_QKV_BIAS:
+        *rows = qkv;
+        return arch->qkv_bias;
+    case VIEW_PROJECTION_WEIGHT:
+        *columns = shape->heads * shape->head_dim;
+        return true;
+    case VIEW_PROJECTION_BIAS:
+        return arch->projection_bias;
+    case VIEW_UP_WEIGHT:
+        *rows = up, *columns = shape->width;
+        return true;
+    case VIEW_UP_BIAS:
+        *rows = up;
+        return arch->mlp_bias;
+    case VIEW_DOWN_WEIGHT:
+        *columns = shape->ffn;
+        return true;
+    case VIEW_DOWN_BIAS:
+        return arch->mlp_bias;
+    case VIEW_HEAD:
+        *rows = shape->vocab, *columns = shape->width;
+        return head == HEAD_LM && !shape->tied;
+    case VIEW_SCORE_WEIGHT:
+        *rows = 1, *columns = shape->width;
+        return head == HEAD_SCALAR;
+    case VIEW_SCORE_BIAS:
+        *rows = 1;
+        return head == HEAD_SCALAR;
+    case VIEW_KINDS:
+        break;
+    }
+    return false;
+}
+
+static double view_deviation(ViewKind kind, const ModelShape *shape)
+{
+    if (view_rows[kind].init != INIT_NORMAL)
+        return 0;
+    /* What adds to the residual stream is scaled so that its variance does not grow with depth (Radford et al. 2019). */
+    if (kind == VIEW_PROJECTION_WEIGHT || kind == VIEW_DOWN_WEIGHT)
+        return init_deviation / sqrt(2.0 * (double)shape->layers);
+    /* Stiennon et al. 2020, as their code has it: lm-human-preferences details, item 33 of Huang et al. 2023. */
+    if (kind == VIEW_SCORE_WEIGHT)
+        return 1 / sqrt((double)shape->width + 1);
+    return init_deviation;
+}
+
+static void view_name(ViewKind kind, int64_t layer, char *name, size_t size)
+{
+    const char *format = view_rows[kind].name, *hole = strstr(format, "%d");
+    if (hole)
+        snprintf(name, size, "%.*s%lld%s", (int)(hole - format), format, (long long)layer, hole + 2);
+    else
+        snprintf(name, size, "%s", format);
+}
+
+static void params_add(Params *params, const ModelShape *shape, HeadKind head, ViewKind kind, int64_t layer,
+                       int *capacity)
+{
+    int64_t rows, columns;
+    if (!view_shape(kind, shape, head, &rows, &columns))
+        return;
+    memory_reserve(&params->view, params->views, capacity);
+    if (params->first[kind] < 0)
+        params->first[kind] = params->views;
+    bool vocabulary = kind == VIEW_TOKEN || kind == VIEW_HEAD;
+    int64_t rows_stored = vocabulary ? model_shape_vocab_stored(shape) : rows;
+    ParamView *view = &params->view[params->views++];
+    *view = (ParamView){
+        .ndim = view_rows[kind].ndim,
+        .shape = {rows, columns},
+        .rows_stored = rows_stored,
+        .offset = params->count,
+        .count = rows_stored * columns,
+        .decay = view_rows[kind].decay,
+        .init = view_rows[kind].init,
+        .deviation = view_deviation(kind, shape),
+    };
+    view_name(kind, layer, view->name, sizeof view->name);
+    params->count += (view->count + VIEW_FLOATS_ALIGN - 1) / VIEW_FLOATS_ALIGN * VIEW_FLOATS_ALIGN;
+}
+
+void params_layout(Params *params, const ModelShape *shape, HeadKind head)
+{
+    *params = (Params){0};
+    for (int i = 0; i < VIEW_KINDS; i++)
+        params->first[i] = -1;
+    int capacity = 0;
+    for (ViewKind kind = 0; kind < VIEW_ATTENTION_NORM_GAIN; kind++)
+        params_add(params, shape, head, kind, 0, &capacity);
+    for (int64_t layer = 0; layer < shape->layers; layer++) {
+        int before = params->views;
+        for (ViewKind kind = VIEW_ATTENTION_NORM_GAIN; kind <= VIEW_DOWN_BIAS; kind++)
+            params_add(params, shape, head, kind, layer, &capacity);
+        params->layer_views = params->views - before;
+    }
+    for (ViewKind kind = VIEW_DOWN_BIAS + 1; kind < VIEW_KINDS; kind++)
+        params_add(params, shape, head, kind, 0, &capacity);
+}
+
+void params_free(Params *params)
+{
+    memory_free(&params->view);
+    *params = (Params){0};
+}
+
+/* --- Access ------------------------------------------------------------------------------------------------------- */
+
+int params_find(const Params *params, const char *name)
+{
+    for (int i = 0; i < params->views; i++)
+        if (strcmp(params->view[i].name, name) == 0)
+            return i;
+    return -1;
+}
+
+static Tensor view_tensor(Tensor flat, const ParamView *view)
+{
+    if (!tensor_present(flat))
+        return tensor_absent();
+    Tensor range = tensor_range(flat, view->offset, view->count);
+    return view->ndim == 2 ? tensor_reshape2(range, view->rows_stored, view->shape[1]) : range;
+}
+
+Parameter params_get(const Params *params, int view)
+{
+    REQUIRE(view >= 0 && view < params->views, "view %d of %d", view, params->views);
+    Parameter parameter = {view_tensor(params->value, &params->view[view]),
+                           view_tensor(params->grad, &params->view[view])};
+    return parameter;
+}
+
+int params_index(const Params *params, ViewKind kind, int64_t layer)
+{
+    int first = params->first[kind];
+    return first < 0 ? -1 : first + (view_in_layer(kind) ? (int)layer * params->layer_views : 0);
+}
+
+Parameter params_of(const Params *params, ViewKind kind, int64_t layer)
+{
+    int index = params_index(params, kind, layer);
+    Parameter absent = {tensor_absent(), tensor_absent()};
+    return index < 0 ? absent : params_get(params, index);
+}
+
+void params_set_grad(Params *params, Tensor grad)
+{
+    if (tensor_present(grad))
+        tensor_check(grad, "gradient buffer", DTYPE_F32, 1, params->count, -1);
+    params->grad = grad;
+}
+
+int64_t params_learned(const Params *params)
+{
+    int64_t learned = 0;
+    for (int i = 0; i < params->views; i++)
+        learned += params->view[i].shape[0] * params->view[i].shape[1];
+    return learned;
+}
+
+/* --- First values ------------------------------------------------------------------------------------------------- */
+
+static void view_fill_chunk(const ParamView *view, RngStream stream, int64_t from, int64_t count, float *out)
+{
+    if (view->init != INIT_NORMAL) {
+        for (int64_t i = 0; i < count; i++)
+            out[i] = view->init == INIT_ONE ? 1 : 0;
+        return;
+    }
+    for (int64_t i = 0; i < count; i += 4) {
+        double normal[4];
+        rng_normal4(stream, (uint64_t)(from + i) / 4, normal);
+        for (int64_t j = 0; j < 4 && i + j < count; j++)
+            out[i + j] = (float)(normal[j] * view->deviation);
+    }
+}
+
+void params_initialise_view(Device *device, Params *params, uint64_t seed, int index)
+{
+    REQUIRE(index >= 0 && index < params->views, "view %d of %d", index, params->views);
+    const ParamView *view = &params->view[index];
+    RngStream stream = rng_stream(seed, RNG_INIT, 0, (uint64_t)index);
+    /* Logical elements only: the vocabulary's tail stays zero. */
+    int64_t learned = view->shape[0] * view->shape[1];
+    int64_t chunk_count = learned < INITIALISE_CHUNK ? learned : INITIALISE_CHUNK;
+    float *chunk = memory_new((size_t)chunk_count, sizeof *chunk);
+    for (int64_t from = 0; from < learned; from += chunk_count) {
+        int64_t count = learned - from < chunk_count ? learned - from : chunk_count;
+        view_fill_chunk(view, stream, from, count, chunk);
+        tensor_write(device, tensor_range(params->value, view->offset + from, count), chunk);
+    }
+    memory_free(&chunk);
+}
+
+void params_initialise(Device *device, Params *params, uint64_t seed)
+{
+    tensor_zero(device, params->value);
+    for (int i = 0; i < params->views; i++)
+        params_initialise_view(device, params, seed, i);
+}
