@@ -1,0 +1,184 @@
+/* act.c -- element by element: fill, add, rotary positions (Su et al. 2021), and the activations.
+ *
+ *        GELU       x Phi(x), Phi by erfc so that the negative tail keeps its relative accuracy (Hendrycks & Gimpel 2016)
+ *        GELU_TANH  x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3), which is x/2 (1 + tanh u)
+ *        SWIGLU     silu(gate) up (Shazeer 2020) */
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/vec.h"
+
+void KERNEL(fill)(Device *device, const FillArgs *args)
+{
+    PARALLEL_FOR(device, args->count)
+    for (int64_t i = 0; i < args->count; i++)
+        args->x[i] = args->value;
+}
+
+void KERNEL(add)(Device *device, const AddArgs *args)
+{
+    float *out = args->out;
+    const float *a = args->a, *b = args->b;
+    float scale = args->scale;
+    PARALLEL_FOR(device, args->count)
+    for (int64_t i = 0; i < args->count; i++)
+        out[i] = a[i] + scale * b[i];
+}
+
+void KERNEL(rope)(Device *device, const RopeArgs *args)
+{
+    int64_t half = args->head_dim / 2;
+    REQUIRE(half <= 256, "head_dim %lld is above 512", (long long)args->head_dim);
+    for (int64_t t = 0; t < args->tokens; t++)
+        REQUIRE(args->position[t] >= 0 && args->position[t] < args->positions_max,
+                "position of token %lld is %d, outside [0, %lld)", (long long)t, args->position[t],
+                (long long)args->positions_max);
+    float sign = args->inverse ? -1.0f : 1.0f;
+    PARALLEL_FOR(device, 3.0 * (double)args->tokens * (double)(args->heads * args->head_dim))
+    for (int64_t t = 0; t < args->tokens; t++) {
+        float cosine[256], sine[256];
+        const float *table = args->table + args->position[t] * half * 2;
+        for (int64_t j = 0; j < half; j++) {
+            cosine[j] = table[2 * j];
+            sine[j] = sign * table[2 * j + 1];
+        }
+        for (int64_t head = 0; head < args->heads; head++) {
+            float *low = args->qkv + t * args->stride + head * args->head_dim, *high = low + half;
+            for (int64_t j = 0; j < half; j++) {
+                float a = low[j], b = high[j];
+                low[j] = a * cosine[j] - b * sine[j];
+                high[j] = b * cosine[j] + a * sine[j];
+            }
+        }
+    }
+}
+
+/* Standard normal distribution function and density. */
+VEC_INLINE Vec normal_cdf(Vec x, Vec *density)
+{
+    Vec z = vec_max(x, -x) * vec_set(0.70710678f);
+    z = vec_select(z > vec_set(9.0f), vec_set(9.0f), z);
+    Vec e = vec_exp(-z * z);
+    Vec tail = vec_set(0.5f) * vec_erfc(z, e);
+    *density = e * vec_set(0.39894228f);
+    return vec_select(x < vec_set(0.0f), tail, vec_set(1.0f) - tail);
+}
+
+VEC_INLINE Vec gelu_tanh_sigmoid(Vec x)
+{
+    return vec_sigmoid(vec_set(1.59576912f) * (x + vec_set(0.044715f) * x * x * x));
+}
+
+VEC_INLINE Vec act_value(ActKind kind, Vec x)
+{
+    Vec density;
+    if (kind == ACT_GELU)
+        return x * normal_cdf(x, &density);
+    return x * gelu_tanh_sigmoid(x);
+}
+
+VEC_INLINE Vec act_slope(ActKind kind, Vec x)
+{
+    if (kind == ACT_GELU) {
+        Vec density, cdf = normal_cdf(x, &density);
+        return cdf + x * density;
+    }
+    Vec s = gelu_tanh_sigmoid(x);
+    Vec du = vec_set(1.59576912f) * (vec_set(1.0f) + vec_set(3.0f * 0.044715f) * x * x);
+    /* Far out, s (1 - s) is 0 and must win over an infinite x du. */
+    Vec spread = s * (vec_set(1.0f) - s);
+    return s + vec_select(spread > vec_set(0.0f), x * spread * du, vec_set(0.0f));
+}
+
+/* Plain forms see one long run of numbers. */
+VEC_INLINE void act_forward_run(ActKind kind, const float *x, float *y, int64_t count)
+{
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        vec_store(y + i, act_value(kind, vec_load(x + i)));
+    if (i < count)
+        vec_store_part(y + i, act_value(kind, vec_load_part(x + i, count - i, 0.0f)), count - i);
+}
+
+VEC_INLINE void act_backward_run(ActKind kind, const float *x, const float *dy, float *dx, int64_t count)
+{
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        vec_store(dx + i, vec_load(dy + i) * act_slope(kind, vec_load(x + i)));
+    if (i < count) {
+        int64_t rest = count - i;
+        Vec slope = act_slope(kind, vec_load_part(x + i, rest, 0.0f));
+        vec_store_part(dx + i, vec_load_part(dy + i, rest, 0.0f) * slope, rest);
+    }
+}
+
+VEC_INLINE Vec swiglu_value(Vec gate, Vec up)
+{
+    return gate * vec_sigmoid(gate) * up;
+}
+
+static void swiglu_forward_row(const float *gate, const float *up, float *y, int64_t width)
+{
+    int64_t j = 0;
+    for (; j + LANES <= width; j += LANES)
+        vec_store(y + j, swiglu_value(vec_load(gate + j), vec_load(up + j)));
+    if (j < width) {
+        int64_t rest = width - j;
+        vec_store_part(y + j, swiglu_value(vec_load_part(gate + j, rest, 0.0f), vec_load_part(up + j, rest, 0.0f)),
+                       rest);
+    }
+}
+
+VEC_INLINE void swiglu_slopes(Vec gate, Vec up, Vec dy, Vec *dgate, Vec *dup)
+{
+    Vec s = vec_sigmoid(gate);
+    *dup = dy * gate * s;
+    *dgate = dy * up * (s + gate * s * (vec_set(1.0f) - s));
+}
+
+static void swiglu_backward_row(const float *gate, const float *up, const float *dy, float *dgate, float *dup,
+                                int64_t width)
+{
+    int64_t j = 0;
+    Vec a, b;
+    for (; j + LANES <= width; j += LANES) {
+        swiglu_slopes(vec_load(gate + j), vec_load(up + j), vec_load(dy + j), &a, &b);
+        vec_store(dgate + j, a);
+        vec_store(dup + j, b);
+    }
+    if (j < width) {
+        int64_t rest = width - j;
+        swiglu_slopes(vec_load_part(gate + j, rest, 0.0f), vec_load_part(up + j, rest, 0.0f),
+                      vec_load_part(dy + j, rest, 0.0f), &a, &b);
+        vec_store_part(dgate + j, a, rest);
+        vec_store_part(dup + j, b, rest);
+    }
+}
+
+void KERNEL(act_forward)(Device *device, const ActForwardArgs *args)
+{
+    int64_t width = args->width;
+    PARALLEL_FOR(device, 20.0 * (double)args->rows * (double)width)
+    for (int64_t i = 0; i < args->rows; i++) {
+        if (args->kind == ACT_SWIGLU)
+            swiglu_forward_row(args->x + 2 * i * width, args->x + (2 * i + 1) * width, args->y + i * width, width);
+        else if (args->kind == ACT_GELU)
+            act_forward_run(ACT_GELU, args->x + i * width, args->y + i * width, width);
+        else
+            act_forward_run(ACT_GELU_TANH, args->x + i * width, args->y + i * width, width);
+    }
+}
+
+void KERNEL(act_backward)(Device *device, const ActBackwardArgs *args)
+{
+    int64_t width = args->width;
+    PARALLEL_FOR(device, 30.0 * (double)args->rows * (double)width)
+    for (int64_t i = 0; i < args->rows; i++) {
+        const float *dy = args->dy + i * width;
+        if (args->kind == ACT_SWIGLU)
+            swiglu_backward_row(args->x + 2 * i * width, args->x + (2 * i + 1) * width, dy, args->dx + 2 * i * width,
+                                args->dx + (2 * i + 1) * width, width);
+        else if (args->kind == ACT_GELU)
+            act_backward_run(ACT_GELU, args->x + i * width, dy, args->dx + i * width, width);
+        else
+            act_backward_run(ACT_GELU_TANH, args->x + i * width, dy, args->dx + i * width, width);
+    }
+}

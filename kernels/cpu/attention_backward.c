@@ -1,0 +1,224 @@
+/* attention_backward.c -- gradient of causal attention: probabilities are made again from the saved log-sum-exp
+ * (FlashAttention-2, Dao 2023), so nothing of size tokens x tokens is ever kept.
+ *
+ *        P = exp(scale q.k - lse)      dV = P' dO      dP = dO V'      dS = P (dP - rowsum(dO O))
+ *        dQ = scale dS K               dK = scale dS' Q
+ *
+ * Rows are (query, head) pairs as in attention.c. An item is one (sequence, key head): all of dK, dV and dQ that it
+ * writes are its own, so nothing is added from two threads. When there are fewer items than threads can use, the same
+ * sums are split in two passes, one over tiles of keys for dK and dV, one over tiles of rows for dQ; each number is
+ * still summed in the same order, so both ways give the same bits. */
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/tile.h"
+
+/* One sequence and key head, with everything about it that does not change from tile to tile. */
+typedef struct Task {
+    const AttentionBackwardArgs *args;
+    int64_t start, tokens, kv_head, group, dim, padded, stride;
+    TileRows k, v;
+} Task;
+
+static Task task_of(const AttentionBackwardArgs *args, int64_t s, int64_t kv_head)
+{
+    int64_t dim = args->head_dim, stride = (args->heads + 2 * args->kv_heads) * dim;
+    Task task = {.args = args,
+                 .start = args->start[s],
+                 .tokens = args->start[s + 1] - args->start[s],
+                 .kv_head = kv_head,
+                 .group = args->heads / args->kv_heads,
+                 .dim = dim,
+                 .padded = tile_padded(dim),
+                 .stride = stride};
+    const float *first = args->qkv + task.start * stride + (args->heads + kv_head) * dim;
+    task.k = (TileRows){first, stride};
+    task.v = (TileRows){first + args->kv_heads * dim, stride};
+    return task;
+}
+
+typedef struct KeyTile {
+    int64_t from, count;
+    float k_across[HEAD_DIM_MAX * TILE_KEYS], v_across[HEAD_DIM_MAX * TILE_KEYS]; /* (dim, keys) */
+    float buffer[TILE_KEYS * HEAD_DIM_MAX];
+    TileRows k;
+    float dk[TILE_KEYS * HEAD_DIM_MAX], dv[TILE_KEYS * HEAD_DIM_MAX]; /* (keys, padded) */
+} KeyTile;
+
+typedef struct RowTile {
+    int64_t from, count;
+    float query[TILE_ROWS * HEAD_DIM_MAX], dout[TILE_ROWS * HEAD_DIM_MAX]; /* (rows, padded); query times scale */
+    float lse[TILE_ROWS], delta[TILE_ROWS];
+    float dquery[TILE_ROWS * HEAD_DIM_MAX]; /* (rows, padded), without scale */
+} RowTile;
+
+/* What a thread works in. */
+typedef struct Workspace {
+    KeyTile keys;
+    RowTile rows;
+    float p[TILE_ROWS * TILE_KEYS], ds[TILE_ROWS * TILE_KEYS];
+} Workspace;
+
+static void keys_load(const Task *task, KeyTile *tile, int64_t from)
+{
+    tile->from = from;
+    tile->count = min_i64(TILE_KEYS, task->tokens - from);
+    TileRows k = {task->k.at + from * task->k.ld, task->k.ld}, v = {task->v.at + from * task->v.ld, task->v.ld};
+    tile_transpose(k, tile->count, task->dim, tile->k_across);
+    tile_transpose(v, tile->count, task->dim, tile->v_across);
+    tile->k = tile_rows_padded(k, tile->count, task->dim, tile->buffer);
+}
+
+static void rows_load(const Task *task, RowTile *tile, int64_t from)
+{
+    const AttentionBackwardArgs *args = task->args;
+    int64_t dim = task->dim, padded = task->padded;
+    tile->from = from;
+    tile->count = min_i64(TILE_ROWS, task->tokens * task->group - from);
+    for (int64_t r = 0; r < tile->count; r++) {
+        int64_t token = task->start + (from + r) / task->group;
+        int64_t head = task->kv_head * task->group + (from + r) % task->group;
+        const float *q = args->qkv + token * task->stride + head * dim;
+        int64_t at = (token * args->heads + head) * dim;
+        for (int64_t d = 0; d < dim; d++) {
+            tile->query[r * padded + d] = q[d] * args->scale;
+            tile->dout[r * padded + d] = args->dout[at + d];
+        }
+        for (int64_t d = dim; d < padded; d++)
+            tile->query[r * padded + d] = tile->dout[r * padded + d] = 0.0f;
+        tile->lse[r] = args->lse[token * args->heads + head];
+        tile->delta[r] = vec_dot(args->dout + at, args->out + at, dim);
+    }
+}
+
+/* p and ds of this tile of rows and keys; keys that a row may not see get 0. */
+static void scores(const Task *task, Workspace *work)
+{
+    const KeyTile *keys = &work->keys;
+    const RowTile *rows = &work->rows;
+    int64_t width = tile_padded(keys->count), padded = task->padded;
+    tile_product(rows->count, width, task->dim, (TileA){rows->query, padded, 1}, keys->k_across, TILE_KEYS, work->p,
+                 TILE_KEYS, false);
+    tile_product(rows->count, width, task->dim, (TileA){rows->dout, padded, 1}, keys->v_across, TILE_KEYS, work->ds,
+                 TILE_KEYS, false);
+    for (int64_t r = 0; r < rows->count; r++) {
+        float *p = work->p + r * TILE_KEYS, *ds = work->ds + r * TILE_KEYS;
+        int64_t valid = min_i64(keys->count, (rows->from + r) / task->group + 1 - keys->from);
+        Vec lse = vec_set(rows->lse[r]), delta = vec_set(rows->delta[r]);
+        for (int64_t j = 0; j < width; j += LANES) {
+            Vec probability = vec_exp(vec_load(p + j) - lse);
+            vec_store(p + j, probability);
+            vec_store(ds + j, probability * (vec_load(ds + j) - delta));
+        }
+        for (int64_t j = max_i64(valid, 0); j < width; j++)
+            p[j] = ds[j] = 0.0f;
+    }
+}
+
+static void add_keys_gradient(const Task *task, Workspace *work)
+{
+    KeyTile *keys = &work->keys;
+    const RowTile *rows = &work->rows;
+    tile_product(keys->count, task->padded, rows->count, (TileA){work->p, 1, TILE_KEYS}, rows->dout, task->padded,
+                 keys->dv, task->padded, true);
+    tile_product(keys->count, task->padded, rows->count, (TileA){work->ds, 1, TILE_KEYS}, rows->query, task->padded,
+                 keys->dk, task->padded, true);
+}
+
+static float *row_gradient(const Task *task, int64_t row)
+{
+    int64_t token = task->start + row / task->group, head = task->kv_head * task->group + row % task->group;
+    return task->args->dqkv + token * task->stride + head * task->dim;
+}
+
+/* dqkv's q part gathers, over tiles of keys in order, scale dS K. */
+static void add_rows_gradient(const Task *task, Workspace *work)
+{
+    RowTile *rows = &work->rows;
+    const KeyTile *keys = &work->keys;
+    tile_product(rows->count, task->padded, keys->count, (TileA){work->ds, TILE_KEYS, 1}, keys->k.at, keys->k.ld,
+                 rows->dquery, task->padded, false);
+    for (int64_t r = 0; r < rows->count; r++) {
+        float *to = row_gradient(task, rows->from + r);
+        const float *from = rows->dquery + r * task->padded;
+        if (keys->from == 0)
+            for (int64_t d = 0; d < task->dim; d++)
+                to[d] = task->args->scale * from[d];
+        else
+            for (int64_t d = 0; d < task->dim; d++)
+                to[d] += task->args->scale * from[d];
+    }
+}
+
+static void keys_store(const Task *task, const KeyTile *keys)
+{
+    for (int64_t j = 0; j < keys->count; j++) {
+        float *dk = task->args->dqkv + (task->start + keys->from + j) * task->stride +
+                    (task->args->heads + task->kv_head) * task->dim;
+        float *dv = dk + task->args->kv_heads * task->dim;
+        memcpy(dk, keys->dk + j * task->padded, sizeof(float) * (size_t)task->dim);
+        memcpy(dv, keys->dv + j * task->padded, sizeof(float) * (size_t)task->dim);
+    }
+}
+
+/* One tile of keys against all rows that see it: dK and dV of the tile; and, where asked, its share of dQ. */
+static void keys_backward(const Task *task, Workspace *work, int64_t from, bool with_rows)
+{
+    keys_load(task, &work->keys, from);
+    size_t bytes = sizeof(float) * (size_t)(work->keys.count * task->padded);
+    memset(work->keys.dk, 0, bytes);
+    memset(work->keys.dv, 0, bytes);
+    int64_t rows = task->tokens * task->group;
+    /* A tile that begins before the first row that sees the keys finds its earlier rows masked. */
+    for (int64_t row = from * task->group / TILE_ROWS * TILE_ROWS; row < rows; row += TILE_ROWS) {
+        rows_load(task, &work->rows, row);
+        scores(task, work);
+        add_keys_gradient(task, work);
+        if (with_rows)
+            add_rows_gradient(task, work);
+    }
+    keys_store(task, &work->keys);
+}
+
+/* One tile of rows against all keys it sees: dQ. */
+static void rows_backward(const Task *task, Workspace *work, int64_t row)
+{
+    rows_load(task, &work->rows, row);
+    int64_t last = (row + work->rows.count - 1) / task->group;
+    for (int64_t from = 0; from <= last; from += TILE_KEYS) {
+        keys_load(task, &work->keys, from);
+        scores(task, work);
+        add_rows_gradient(task, work);
+    }
+}
+
+void KERNEL(attention_backward)(Device *device, const AttentionBackwardArgs *args)
+{
+    REQUIRE(args->head_dim <= HEAD_DIM_MAX && args->heads % args->kv_heads == 0,
+            "head_dim %lld, heads %lld, kv_heads %lld", (long long)args->head_dim, (long long)args->heads,
+            (long long)args->kv_heads);
+    int64_t items = args->sequences * args->kv_heads;
+    double work = 10.0 * args->pairs * (double)(args->heads * args->head_dim);
+    int threads = cpu_threads(device, work);
+    Workspace *workspaces = arena_alloc(&device->scratch, sizeof(Workspace) * (size_t)threads);
+    if (items >= 2 * threads || threads == 1) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+        for (int64_t i = 0; i < items; i++) {
+            Task task = task_of(args, i / args->kv_heads, i % args->kv_heads);
+            for (int64_t from = 0; from < task.tokens; from += TILE_KEYS)
+                keys_backward(&task, &workspaces[omp_get_thread_num()], from, true);
+        }
+        return;
+    }
+    for (int64_t i = 0; i < items; i++) {
+        Task task = task_of(args, i / args->kv_heads, i % args->kv_heads);
+        int64_t key_tiles = (task.tokens + TILE_KEYS - 1) / TILE_KEYS;
+        int64_t row_tiles = (task.tokens * task.group + TILE_ROWS - 1) / TILE_ROWS;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+        for (int64_t tile = 0; tile < key_tiles + row_tiles; tile++) {
+            Workspace *own = &workspaces[omp_get_thread_num()];
+            if (tile < key_tiles)
+                keys_backward(&task, own, tile * TILE_KEYS, false);
+            else
+                rows_backward(&task, own, (tile - key_tiles) * TILE_ROWS);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+/* device_cpu.c -- the CPU backend: picks a table of kernels by what the processor has, and gives out host memory. */
+#include "kernels/cpu/device_cpu.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "core/base/memory.h"
+#include "kernels/cpu/isa.h"
+
+#define ISA_TABLE(isa) static const OpTable table_##isa = {OP_LIST(ISA_SLOT_##isa)};
+#define ISA_SLOT_baseline(name, Stem) .name = cpu_##name##_baseline,
+#define ISA_SLOT_avx2(name, Stem) .name = cpu_##name##_avx2,
+#define ISA_SLOT_avx512(name, Stem) .name = cpu_##name##_avx512,
+ISA_LIST(ISA_TABLE)
+
+typedef struct Isa {
+    const char *name;
+    const OpTable *table;
+} Isa;
+
+/* From plain to best. */
+static const Isa isas[] = {
+#define ISA_ROW(isa) {#isa, &table_##isa},
+    ISA_LIST(ISA_ROW)
+#undef ISA_ROW
+};
+enum { ISAS = sizeof isas / sizeof isas[0] };
+
+static bool isa_supported(const char *name)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (!strcmp(name, "avx2"))
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (!strcmp(name, "avx512"))
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512f") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl");
+#endif
+    return !strcmp(name, "baseline");
+}
+
+static Status isa_pick(const char *name, const Isa **picked)
+{
+    for (int i = ISAS - 1; i >= 0; i--) {
+        if (name && strcmp(name, isas[i].name))
+            continue;
+        if (isa_supported(isas[i].name)) {
+            *picked = &isas[i];
+            return status_ok();
+        }
+        if (name)
+            return status_error(STATUS_USAGE, "instruction set %s: this processor does not have it", name);
+    }
+    return status_error(STATUS_USAGE, "instruction set %s: expected baseline, avx2 or avx512", name ? name : "?");
+}
+
+typedef struct CpuDevice {
+    char description[96];
+} CpuDevice;
+
+static const char *cpu_describe(void *self)
+{
+    return ((CpuDevice *)self)->description;
+}
+static ArenaMemory cpu_memory(void *self)
+{
+    (void)self;
+    return arena_memory_host();
+}
+static void cpu_copy(void *self, DeviceQueue queue, void *to, const void *from, size_t bytes)
+{
+    (void)self;
+    (void)queue;
+    if (bytes)
+        memmove(to, from, bytes);
+}
+static void cpu_zero(void *self, DeviceQueue queue, void *device, size_t bytes)
+{
+    (void)self;
+    (void)queue;
+    if (bytes)
+        memset(device, 0, bytes);
+}
+/* Every call is complete when it returns, so events have nothing to say. */
+static DeviceEvent cpu_record(void *self, DeviceQueue queue)
+{
+    (void)self;
+    return (DeviceEvent){(uint64_t)queue};
+}
+static void cpu_wait(void *self, DeviceQueue queue, DeviceEvent event)
+{
+    (void)self;
+    (void)queue;
+    (void)event;
+}
+static void cpu_finish(void *self)
+{
+    (void)self;
+}
+static void cpu_close(void *self)
+{
+    memory_release(self);
+}
+
+static const DeviceBackend backend = {.name = "cpu",
+                                      .describe = cpu_describe,
+                                      .memory = cpu_memory,
+                                      .copy_in = cpu_copy,
+                                      .copy_out = cpu_copy,
+                                      .copy = cpu_copy,
+                                      .zero = cpu_zero,
+                                      .record = cpu_record,
+                                      .wait = cpu_wait,
+                                      .finish = cpu_finish,
+                                      .close = cpu_close,
+                                      .computes = true,
+                                      .host_visible = true};
+
+Status device_open_cpu(Device *device, int threads, const char *isa)
+{
+    REQUIRE(threads >= 1, "threads %d", threads);
+    const Isa *picked = NULL;
+    TRY(isa_pick(isa, &picked));
+    /* A team smaller than asked for would change how the library cuts its sums. */
+    omp_set_dynamic(0);
+    CpuDevice *self = memory_new(1, sizeof *self);
+    snprintf(self->description, sizeof self->description, "%s, %s, %d thread%s", picked->name, gemm_library_name(),
+             threads, threads == 1 ? "" : "s");
+    Status status = device_init(device, &backend, self, picked->table, threads);
+    if (status_failed(status))
+        memory_release(self);
+    return status;
+}

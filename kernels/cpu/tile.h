@@ -1,0 +1,105 @@
+/* tile.h -- small matrix products and packings inside attention: operands that stand in the first cache.
+ *
+ * How:   C (m, n) = or += A (m, k) B (k, n). B and C are read by registers of LANES columns, so n is a multiple of LANES
+ *        (packings pad with zeros); A is read one value at a time with any two strides, so a transposed A costs nothing.
+ * Order: every element of C is one sum in order of k, whatever the blocking. */
+#ifndef KERNELS_CPU_TILE_H
+#define KERNELS_CPU_TILE_H
+
+#include "kernels/cpu/vec.h"
+
+enum { TILE_ROWS = 64, TILE_KEYS = 64, HEAD_DIM_MAX = 256 };
+
+/* Up to a whole register. */
+VEC_INLINE int64_t tile_padded(int64_t n)
+{
+    return (n + LANES - 1) / LANES * LANES;
+}
+
+typedef struct TileA {
+    const float *at;
+    int64_t row, k; /* strides */
+} TileA;
+
+/* One block of registers; `rows` and `vecs` are constants where this is inlined. */
+VEC_INLINE void tile_block(const int rows, const int vecs, TileA a, const float *b, int64_t ldb, float *c, int64_t ldc,
+                           int64_t k, bool accumulate)
+{
+    Vec sum[8][4];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < vecs; j++)
+            sum[i][j] = accumulate ? vec_load(c + i * ldc + j * LANES) : (Vec){0};
+    for (int64_t p = 0; p < k; p++) {
+        Vec right[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < vecs; j++)
+            right[j] = vec_load(b + p * ldb + j * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) {
+            Vec left = vec_set(a.at[i * a.row + p * a.k]);
+#pragma GCC unroll 4
+            for (int j = 0; j < vecs; j++)
+                sum[i][j] += left * right[j];
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < vecs; j++)
+            vec_store(c + i * ldc + j * LANES, sum[i][j]);
+}
+
+static inline void tile_product(int64_t m, int64_t n, int64_t k, TileA a, const float *b, int64_t ldb, float *c,
+                                int64_t ldc, bool accumulate)
+{
+    int64_t j = 0;
+    for (; j + 2 * LANES <= n; j += 2 * LANES) {
+        int64_t i = 0;
+        for (; i + 4 <= m; i += 4)
+            tile_block(4, 2, (TileA){a.at + i * a.row, a.row, a.k}, b + j, ldb, c + i * ldc + j, ldc, k, accumulate);
+        for (; i < m; i++)
+            tile_block(1, 2, (TileA){a.at + i * a.row, a.row, a.k}, b + j, ldb, c + i * ldc + j, ldc, k, accumulate);
+    }
+    if (j < n) {
+        int64_t i = 0;
+        for (; i + 8 <= m; i += 8)
+            tile_block(8, 1, (TileA){a.at + i * a.row, a.row, a.k}, b + j, ldb, c + i * ldc + j, ldc, k, accumulate);
+        for (; i < m; i++)
+            tile_block(1, 1, (TileA){a.at + i * a.row, a.row, a.k}, b + j, ldb, c + i * ldc + j, ldc, k, accumulate);
+    }
+}
+
+/* Rows of keys or values: `count` rows of `dim`, the next one `ld` floats on. */
+typedef struct TileRows {
+    const float *at;
+    int64_t ld;
+} TileRows;
+
+/* to (dim, TILE_KEYS) = rows transposed, columns from count to a whole register zero. */
+static inline void tile_transpose(TileRows rows, int64_t count, int64_t dim, float *to)
+{
+    for (int64_t j = 0; j < count; j++)
+        for (int64_t d = 0; d < dim; d++)
+            to[d * TILE_KEYS + j] = rows.at[j * rows.ld + d];
+    for (int64_t j = count; j < tile_padded(count); j++)
+        for (int64_t d = 0; d < dim; d++)
+            to[d * TILE_KEYS + j] = 0.0f;
+}
+
+/* The rows as they stand when `dim` is whole registers, else a padded copy in `buffer`. */
+static inline TileRows tile_rows_padded(TileRows rows, int64_t count, int64_t dim, float *buffer)
+{
+    if (dim % LANES == 0)
+        return rows;
+    int64_t padded = tile_padded(dim);
+    for (int64_t j = 0; j < count; j++) {
+        memcpy(buffer + j * padded, rows.at + j * rows.ld, sizeof(float) * (size_t)dim);
+        for (int64_t d = dim; d < padded; d++)
+            buffer[j * padded + d] = 0.0f;
+    }
+    return (TileRows){buffer, padded};
+}
+
+#endif
