@@ -152,6 +152,9 @@ static double run(World *world, bool backward)
     head_nll(&exec, &head, hidden, on_step(world, DTYPE_I32, TOKENS, target), on_step(world, DTYPE_F32, TOKENS, weight),
              tensor_absent(), world->stats_nll);
     Tensor picked = gather_forward(&exec, hidden, on_step(world, DTYPE_I32, GATHERED, (int32_t[]){6, 7, 18}));
+    /* Nothing else reads third.normalised: its gradient is zero but for the rows gathered. */
+    Tensor aside = gather_forward(&exec, third.normalised, on_step(world, DTYPE_I32, GATHERED, (int32_t[]){2, 9, 17}));
+    picked = norm_forward(&exec, NORM_RMS, picked, aside, p[GAIN3], none, 1e-5f).normalised;
     Tensor value = linear_forward(&exec, picked, p[W_VALUE], none);
     value_loss(&exec, value, on_step(world, DTYPE_F32, GATHERED, value_data[0]),
                on_step(world, DTYPE_F32, GATHERED, value_data[1]), on_step(world, DTYPE_F32, GATHERED, value_data[2]),
@@ -318,6 +321,42 @@ static void test_seeds_add_and_are_not_written(void **state)
     world_close(&world);
 }
 
+/* The gradient of a rotation is the rotation back, not in the seed's memory but in a copy. */
+static void test_rotation_copies_a_shared_gradient(void **state)
+{
+    (void)state;
+    World world;
+    world_open(&world, false);
+    Exec exec = {&world.device, &world.step, world.tape};
+    Tensor x = tensor_new2(&world.step, DTYPE_F32, 2, WIDTH), seed = tensor_new2(&world.step, DTYPE_F32, 2, QKV);
+    write_noise(&world.device, x, 50, 1, 0);
+    write_noise(&world.device, seed, 51, 1, 0);
+    Tensor qkv = linear_forward(&exec, x, world.parameter[W_QKV], world.parameter[B_QKV]);
+    Tensor position = on_step(&world, DTYPE_I32, 2, (int32_t[]){3, 5});
+    qkv = rope_forward(&exec, qkv, position, world.rope, HEADS + KV_HEADS, HEAD_DIM);
+    tape_seed(&exec, qkv, seed);
+    tape_backward(&exec);
+    float before[2 * QKV], after[2 * QKV], bias[QKV];
+    for (int i = 0; i < 2 * QKV; i++)
+        before[i] = noise(51, (uint64_t)i);
+    tensor_read(&world.device, seed, after);
+    assert_memory_equal(before, after, sizeof before);
+    tensor_read(&world.device, world.parameter[B_QKV].grad, bias);
+    for (int h = 0; h < HEADS + 2 * KV_HEADS; h++)
+        for (int i = 0; i < HEAD_DIM / 2; i++) {
+            double expected[2] = {0, 0};
+            for (int t = 0; t < 2; t++) {
+                double angle = h < HEADS + KV_HEADS ? (t ? 5.0 : 3.0) / (1 + 3 * i) : 0;
+                double a = before[t * QKV + h * HEAD_DIM + i], b = before[t * QKV + h * HEAD_DIM + i + HEAD_DIM / 2];
+                expected[0] += a * cos(angle) + b * sin(angle);
+                expected[1] += b * cos(angle) - a * sin(angle);
+            }
+            assert_close(bias[h * HEAD_DIM + i], expected[0], 1e-5, 1e-5);
+            assert_close(bias[h * HEAD_DIM + i + HEAD_DIM / 2], expected[1], 1e-5, 1e-5);
+        }
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -327,6 +366,7 @@ int main(void)
         cmocka_unit_test(test_dry_device_plans_the_same_memory),
         cmocka_unit_test(test_second_step_allocates_nothing),
         cmocka_unit_test(test_seeds_add_and_are_not_written),
+        cmocka_unit_test(test_rotation_copies_a_shared_gradient),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
