@@ -1,0 +1,166 @@
+//TEST ranks=1,2,4 timeout=120
+/* t323 -- who writes an artifact does not show in it: many ranks in pieces make the digests, and the bytes, that one
+ * process makes alone; and one rank's failure fails all of them and leaves nothing. */
+#include "tests/support/support.h"
+
+#include <dirent.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/base/memory.h"
+#include "core/comm/comm.h"
+#include "core/h5/h5.h"
+
+static Comm *comm;
+
+enum { FLAT = 5000011, ROWS = 1237, WIDTH = 11 }; /* 20 MB: five blocks, and no boundary of ranks is one of blocks */
+
+static float value_of(int64_t element)
+{
+    return (float)(element % 100003) * 0.5f;
+}
+
+/* Elements [first, first + count) in pieces of at most `piece`. */
+static void write_range(H5Writer *writer, const char *path, int64_t first, int64_t count, int64_t piece)
+{
+    float *values = memory_new((size_t)piece, sizeof *values);
+    for (int64_t at = first; at < first + count; at += piece) {
+        int64_t size = first + count - at < piece ? first + count - at : piece;
+        for (int64_t i = 0; i < size; i++)
+            values[i] = value_of(at + i);
+        h5_write_elements(writer, path, at, size, values);
+    }
+    memory_free(&values);
+}
+
+static void describe(H5Writer *writer)
+{
+    h5_write_int(writer, H5_SEMANTIC, "/", "step", 7);
+    h5_write_string(writer, H5_SEMANTIC, "/parents", "policy", "abc");
+    h5_write_string(writer, H5_OPERATIONAL, "/", "code_version", "v1");
+    h5_write_dataset(writer, H5_SEMANTIC, "/parameters/flat", DTYPE_F32, 1, (int64_t[]){FLAT});
+    h5_write_dataset(writer, H5_SEMANTIC, "/parameters/deep/rows", DTYPE_F32, 2, (int64_t[]){ROWS, WIDTH});
+    h5_write_dataset(writer, H5_SEMANTIC, "/none", DTYPE_F32, 2, (int64_t[]){0, WIDTH});
+    h5_write_whole(writer, H5_SEMANTIC, "/tokenizer", DTYPE_U8, 1, (int64_t[]){5}, "abcde");
+}
+
+static void test_same_contents_same_file(void **state)
+{
+    (void)state;
+    int rank = comm_rank(comm), size = comm_size(comm);
+    H5Writer *writer;
+    char together[512], alone[512];
+    snprintf(together, sizeof together, "%s", support_path("together.h5"));
+    snprintf(alone, sizeof alone, "%s", support_path("alone.h5"));
+    assert_ok(h5_writer_open(comm, together, "tercet-test", 1, &writer));
+    describe(writer);
+    int64_t from = (int64_t)FLAT * rank / size, to = (int64_t)FLAT * (rank + 1) / size;
+    write_range(writer, "/parameters/flat", from, to - from, 700001);
+    from = (int64_t)ROWS * WIDTH * rank / size, to = (int64_t)ROWS * WIDTH * (rank + 1) / size; /* cuts rows */
+    write_range(writer, "/parameters/deep/rows", from, to - from, 313);
+    assert_ok(h5_writer_close(&writer));
+
+    if (rank == 0) {
+        assert_ok(h5_writer_open(NULL, alone, "tercet-test", 1, &writer));
+        describe(writer);
+        write_range(writer, "/parameters/deep/rows", 0, ROWS * WIDTH, ROWS * WIDTH);
+        write_range(writer, "/parameters/flat", 0, FLAT, FLAT);
+        assert_ok(h5_writer_close(&writer));
+    }
+    comm_barrier(comm);
+    /* Every rank reads what all wrote, and a share of the digests. */
+    H5File *files[2];
+    H5Digest semantic[2], parameters[2], raw[2];
+    for (int i = 0; i < 2; i++) {
+        const char *path = i ? alone : together;
+        assert_ok(h5_open(path, "tercet-test", &files[i]));
+        assert_ok(comm_agree(comm, h5_verify(files[i], rank, size)));
+        assert_ok(h5_digest_semantic(files[i], &semantic[i]));
+        assert_ok(h5_digest_parameters(files[i], &parameters[i]));
+        assert_ok(h5_digest_file(path, &raw[i]));
+    }
+    assert_true(h5_digest_equal(semantic[0], semantic[1]));
+    assert_true(h5_digest_equal(parameters[0], parameters[1]));
+    assert_true(h5_digest_equal(raw[0], raw[1]));
+    /* The digest is part of the format: this value must not change. */
+    char text[H5_DIGEST_TEXT];
+    assert_string_equal(h5_digest_text(semantic[0], text), "e251806c722e351bdb1855c17af9a602");
+
+    const H5Dataset *flat = h5_dataset(files[0], "/parameters/flat");
+    assert_non_null(flat);
+    float *values = memory_new(FLAT, sizeof *values);
+    assert_ok(h5_read_whole(files[0], flat, values));
+    for (int64_t i = 0; i < FLAT; i++)
+        if (values[i] != value_of(i))
+            fail_msg("element %ld is %g", (long)i, (double)values[i]);
+    memory_free(&values);
+    h5_close(&files[0]);
+    h5_close(&files[1]);
+    comm_barrier(comm);
+}
+
+static int files_in(const char *directory)
+{
+    DIR *stream = opendir(directory);
+    assert_non_null(stream);
+    int count = 0;
+    for (struct dirent *entry; (entry = readdir(stream)) != NULL;)
+        count += entry->d_name[0] != '.';
+    closedir(stream);
+    return count;
+}
+
+static void test_one_failure_is_everybodys(void **state)
+{
+    (void)state;
+    int rank = comm_rank(comm), size = comm_size(comm);
+    char directory[512], path[600];
+    snprintf(directory, sizeof directory, "%s", support_path("failing"));
+    assert_ok(text_make_directories(directory));
+    comm_barrier(comm);
+    snprintf(path, sizeof path, "%s/a.h5", directory);
+    for (int failing = 0; failing < size; failing++) {
+        H5Writer *writer;
+        assert_ok(h5_writer_open(comm, path, "tercet-test", 1, &writer));
+        if (rank == failing)
+            h5_writer_fail(writer, status_error(STATUS_NUMERIC, "NaN here"));
+        describe(writer);
+        int64_t from = (int64_t)FLAT * rank / size, to = (int64_t)FLAT * (rank + 1) / size;
+        write_range(writer, "/parameters/flat", from, to - from, FLAT);
+        assert_fails(h5_writer_close(&writer), STATUS_NUMERIC, "NaN here");
+        assert_null(writer);
+        assert_int_equal(files_in(directory), 0);
+        comm_barrier(comm);
+    }
+    /* Somebody forgot a piece: everybody is told which. */
+    H5Writer *writer;
+    assert_ok(h5_writer_open(comm, path, "tercet-test", 1, &writer));
+    h5_write_dataset(writer, H5_SEMANTIC, "/x", DTYPE_F32, 1, (int64_t[]){size + 1});
+    h5_write_elements(writer, "/x", rank, 1, &(float){1});
+    char expected[80];
+    snprintf(expected, sizeof expected, "/x: %d of %d elements", size, size + 1);
+    assert_fails(h5_writer_close(&writer), STATUS_INTERNAL, expected);
+    assert_int_equal(files_in(directory), 0);
+    comm_barrier(comm);
+
+    assert_fails(h5_writer_open(comm, support_path("nowhere/a.h5"), "tercet-test", 1, &writer), STATUS_IO, "nowhere");
+    assert_null(writer);
+}
+
+int main(int argc, char **argv)
+{
+    MPI_Init(&argc, &argv);
+    MPI_Comm world = MPI_COMM_WORLD;
+    if (status_failed(comm_open_mpi(&world, &comm)))
+        return 1;
+    status_set_rank(comm_rank(comm));
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_same_contents_same_file),
+        cmocka_unit_test(test_one_failure_is_everybodys),
+    };
+    int failures = cmocka_run_group_tests(tests, NULL, NULL);
+    comm_close(comm);
+    MPI_Finalize();
+    return failures;
+}
