@@ -1,5 +1,4 @@
 /* log.c -- every line leaves in one write(), so lines of several ranks do not mix. */
-#define _GNU_SOURCE /* vasprintf */
 #include "core/base/log.h"
 
 #include <errno.h>
@@ -11,7 +10,6 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "core/base/memory.h"
 #include "core/base/profile.h"
 #include "core/base/status.h"
 #include "core/base/text.h"
@@ -55,16 +53,12 @@ static void emit(Text *line, bool file_only)
 
 static void __attribute__((format(printf, 2, 0))) log_line(const char *kind, const char *format, va_list arguments)
 {
-    char *formatted = NULL;
     Text line = {0};
     if (kind && status_rank() > 0)
         text_printf(&line, "rank %d: ", status_rank());
     if (kind)
         text_printf(&line, "%s: ", kind);
-    if (vasprintf(&formatted, format, arguments) >= 0) {
-        text_append_string(&line, formatted);
-        memory_release(formatted);
-    }
+    text_vprintf(&line, format, arguments);
     emit(&line, false);
     text_free(&line);
 }

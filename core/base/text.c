@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -40,18 +39,24 @@ void text_append_string(Text *text, const char *string)
     text_append(text, string, strlen(string));
 }
 
-void text_printf(Text *text, const char *format, ...)
+void text_vprintf(Text *text, const char *format, va_list arguments)
 {
-    va_list arguments, again;
-    va_start(arguments, format);
+    va_list again;
     va_copy(again, arguments);
-    int length = vsnprintf(NULL, 0, format, arguments);
-    va_end(arguments);
+    int length = vsnprintf(NULL, 0, format, again);
+    va_end(again);
     REQUIRE(length >= 0, "format '%s' cannot be printed", format);
     reserve(text, (size_t)length);
-    vsnprintf(text->bytes + text->size, (size_t)length + 1, format, again);
-    va_end(again);
+    vsnprintf(text->bytes + text->size, (size_t)length + 1, format, arguments);
     text->size += (size_t)length;
+}
+
+void text_printf(Text *text, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    text_vprintf(text, format, arguments);
+    va_end(arguments);
 }
 
 void text_clear(Text *text)

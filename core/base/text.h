@@ -2,6 +2,7 @@
 #ifndef CORE_BASE_TEXT_H
 #define CORE_BASE_TEXT_H
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -17,6 +18,7 @@ typedef struct Text {
 void text_append(Text *text, const void *bytes, size_t size);
 void text_append_string(Text *text, const char *string);
 void text_printf(Text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void text_vprintf(Text *text, const char *format, va_list arguments) __attribute__((format(printf, 2, 0)));
 void text_clear(Text *text);
 void text_free(Text *text);
 /* Never NULL. */

@@ -17,8 +17,12 @@ typedef struct OptimizerConfig {
     ScheduleConfig schedule;
 } OptimizerConfig;
 
+/* The same keys twice: with the defaults of supervised training (SFT, reward model), and with those of PPO, whose published runs hang on Adam's
+ * form and epsilon. Both end with a row without a name; the counts leave it out. */
 extern const ConfigKey optimizer_keys[];
 extern const int optimizer_keys_count;
+extern const ConfigKey optimizer_ppo_keys[];
+extern const int optimizer_ppo_keys_count;
 
 typedef struct Optimizer {
     OptimizerConfig config;
@@ -26,11 +30,14 @@ typedef struct Optimizer {
     Tensor exp_avg, exp_avg_sq; /* (slice) F32 */
     int64_t steps;              /* updates done */
     int64_t steps_total;        /* of the schedule */
+    double *block;              /* sums of squares of all ranks' blocks, in order (host) */
+    size_t *block_offsets;      /* bytes; where each rank's begin (size + 1) */
 } Optimizer;
 
-/* Moments are zero. Allocates from `arena` (model lifetime). */
+/* Moments are zero. Allocates them from `arena` (model lifetime), and a little host memory. [local] */
 void optimizer_open(Optimizer *optimizer, const OptimizerConfig *config, const Params *params, const Comm *comm,
                     Device *device, Arena *arena, int64_t steps_total);
+void optimizer_close(Optimizer *optimizer);
 /* One update from reduced gradients: the norm over all slices (sums of fixed blocks, in order), clipping, AdamW on this rank's slice, all-gather.
  * grad: (count) F32 whose own slice holds the sum. *norm and *lr are for the log. A gradient that is not finite changes nothing and is
  * STATUS_NUMERIC. [collective] */

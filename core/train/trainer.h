@@ -20,10 +20,13 @@ typedef struct Trainer {
     Tensor *buffer; /* 1 + log2(lanes / ranks) gradient buffers (count) */
     int buffers;
     Tape *tape;
+    double *unit_stats; /* of the step's units, in order (host), grown as needed */
+    size_t unit_stats_capacity;
 } Trainer;
 
 /* Forward, loss and backward of one unit. Gradients accumulate into the model's parameters' grad; `stats` (stats_count) F64 on the device, zeroed, is the
- * unit's own. exec->tape is set, or NULL in trainer_evaluate. The step arena is rewound after each unit. */
+ * unit's own. exec->tape is set (the unit runs
+ * tape_backward), or NULL in units_evaluate. The step arena is rewound after each unit. */
 typedef Status (*UnitFunction)(void *context, int64_t unit, Exec *exec, Tensor stats);
 
 typedef struct StepReport {

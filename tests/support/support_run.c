@@ -89,21 +89,9 @@ SupportRun support_wait(SupportProcess *process, double timeout_seconds)
     do {                                                                                                               \
         va_list arguments;                                                                                             \
         va_start(arguments, format);                                                                                   \
-        append_formatted(&(command), (format), arguments);                                                             \
+        text_vprintf(&(command), (format), arguments);                                                                 \
         va_end(arguments);                                                                                             \
     } while (0)
-
-static void __attribute__((format(printf, 2, 0))) append_formatted(Text *text, const char *format, va_list arguments)
-{
-    va_list again;
-    va_copy(again, arguments);
-    size_t length = (size_t)vsnprintf(NULL, 0, format, again);
-    va_end(again);
-    char *formatted = memory_new(length + 1, 1);
-    vsnprintf(formatted, length + 1, format, arguments);
-    text_append(text, formatted, length);
-    memory_free(&formatted);
-}
 
 SupportProcess support_start(const char *format, ...)
 {
