@@ -15,8 +15,8 @@ typedef struct Arch {
     PositionKind position;
     ActKind act;
     bool qkv_bias, projection_bias, mlp_bias; /* qkv; attention's output; both of the MLP */
-    bool tied;                                /* what a config.json that does not say means: LM head is the token table */
-    const char *huggingface;                  /* model_type in config.json */
+    bool tied;               /* what a config.json that does not say means: LM head is the token table */
+    const char *huggingface; /* model_type in config.json */
 } Arch;
 
 /* NULL if there is none of that name. */

@@ -57,9 +57,9 @@ typedef struct Params {
     int views;
     int first[VIEW_KINDS]; /* index of the kind's view, of layer 0 where there are layers; -1: the model has none */
     int layer_views;       /* views per layer */
-    int64_t count; /* floats in the flat buffer, gaps included; a multiple of 64 */
-    Tensor value;  /* (count) F32 on the device */
-    Tensor grad;   /* (count) or absent: frozen */
+    int64_t count;         /* floats in the flat buffer, gaps included; a multiple of 64 */
+    Tensor value;          /* (count) F32 on the device */
+    Tensor grad;           /* (count) or absent: frozen */
 } Params;
 
 /* The views and their layout for a shape and head; no device memory. */
