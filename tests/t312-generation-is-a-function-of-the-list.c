@@ -1,0 +1,287 @@
+/* Generation: cached decoding scores as the full forward does, answers do not depend on slots, no row is decoded in vain,
+ * and responses end where they should. */
+#include <math.h>
+#include <string.h>
+
+#include "core/base/memory.h"
+#include "core/model/generate.h"
+#include "tests/support/support.h"
+#include "tests/support/tiny.h"
+
+enum { REQUESTS = 9, MAX_NEW = 20, PROMPT_MAX = 30 };
+static const int prompt_lengths[REQUESTS] = {5, 1, 17, 3, 30, 8, 2, 11, 4};
+
+typedef struct Job {
+    int32_t prompt[REQUESTS][PROMPT_MAX];
+    GenerateRequest request[REQUESTS];
+    int32_t token[REQUESTS][MAX_NEW];
+    float logprob[REQUESTS][MAX_NEW];
+    GenerateResult result[REQUESTS];
+} Job;
+
+static void job_make(Job *job, int64_t vocab, uint64_t seed)
+{
+    memset(job, 0, sizeof *job);
+    for (int i = 0; i < REQUESTS; i++) {
+        tiny_tokens(100 + (uint64_t)i, vocab, job->prompt[i], prompt_lengths[i]);
+        job->request[i] = (GenerateRequest){.prompt = job->prompt[i],
+                                            .prompt_count = prompt_lengths[i],
+                                            .stream = rng_stream(seed, RNG_GENERATE, 0, (uint64_t)i)};
+        job->result[i] = (GenerateResult){.token = job->token[i], .logprob = job->logprob[i]};
+    }
+}
+
+static GenerateOptions options_make(int64_t slots, float temperature)
+{
+    GenerateOptions options = {.slots = slots, .max_new = MAX_NEW, .temperature = temperature, .top_p = 1};
+    return options;
+}
+
+static int64_t job_run(Tiny *tiny, Job *job, const GenerateOptions *options)
+{
+    uint64_t before = generate_decoded_rows();
+    size_t mark = arena_mark(&tiny->step);
+    assert_ok(generate(&tiny->model, &tiny->exec, job->request, REQUESTS, options, job->result));
+    assert_int_equal(arena_mark(&tiny->step), mark);
+    int64_t made = 0;
+    for (int i = 0; i < REQUESTS; i++)
+        made += job->result[i].count;
+    /* The first token of a response comes from its prefill, each further one from one decoded row. */
+    assert_int_equal(generate_decoded_rows() - before, made - REQUESTS);
+    return made;
+}
+
+/* Log-probs of the drawn tokens by one forward over prompt and response. */
+static void rescore(Tiny *tiny, const Job *job, int i, float *logprob)
+{
+    int32_t tokens[PROMPT_MAX + MAX_NEW];
+    float weight[PROMPT_MAX + MAX_NEW] = {0}, all[PROMPT_MAX + MAX_NEW];
+    int32_t prompt = prompt_lengths[i], total = prompt + (int32_t)job->result[i].count, start[2] = {0, total};
+    memcpy(tokens, job->prompt[i], sizeof(int32_t) * (size_t)prompt);
+    memcpy(tokens + prompt, job->token[i], sizeof(int32_t) * (size_t)job->result[i].count);
+    tiny_nll(tiny, false, tokens, start, 1, weight, all);
+    memcpy(logprob, all + prompt - 1, sizeof(float) * (size_t)job->result[i].count);
+}
+
+static void cache_equals_full(const char *arch)
+{
+    ModelShape shape = tiny_shape(arch, true);
+    Tiny tiny;
+    tiny_open(&tiny, &shape, HEAD_LM, 21, 15);
+    Job job;
+    job_make(&job, shape.vocab, 1);
+    GenerateOptions options = options_make(4, 1);
+    assert_int_equal(job_run(&tiny, &job, &options), REQUESTS * MAX_NEW);
+    double mean = 0;
+    for (int i = 0; i < REQUESTS; i++) {
+        float full[MAX_NEW];
+        rescore(&tiny, &job, i, full);
+        assert_floats_close(job.logprob[i], full, (size_t)job.result[i].count, 0, 1e-4);
+        for (int t = 0; t < MAX_NEW; t++)
+            mean += (double)full[t] / (REQUESTS * MAX_NEW);
+    }
+    /* Far from uniform, or a cache that returns garbage could agree. */
+    assert_true(mean > -0.9 * log((double)shape.vocab));
+    tiny_close(&tiny);
+}
+
+static void test_cache_equals_full_forward(void **state)
+{
+    (void)state;
+    cache_equals_full("llama");
+    cache_equals_full("gpt2");
+}
+
+static void test_slots_change_nothing(void **state)
+{
+    (void)state;
+    ModelShape shape = tiny_shape("llama", false);
+    Tiny tiny;
+    tiny_open(&tiny, &shape, HEAD_LM, 22, 6);
+    for (int sampled = 0; sampled < 2; sampled++) {
+        Job one;
+        job_make(&one, shape.vocab, 2);
+        GenerateOptions options = options_make(1, (float)sampled);
+        /* Stop tokens make lengths ragged, so that slots are refilled at different times. */
+        static const int32_t stop[] = {3, 11, 23, 31, 47};
+        options.stop = stop;
+        options.stop_count = 5;
+        int64_t made = job_run(&tiny, &one, &options);
+        assert_true(made < REQUESTS * MAX_NEW);
+        static const int64_t slots[] = {2, 3, 5, 9, 40};
+        for (int k = 0; k < 5; k++) {
+            Job many;
+            job_make(&many, shape.vocab, 2);
+            options.slots = slots[k];
+            assert_int_equal(job_run(&tiny, &many, &options), made);
+            for (int i = 0; i < REQUESTS; i++) {
+                assert_int_equal(many.result[i].count, one.result[i].count);
+                assert_int_equal(many.result[i].stopped, one.result[i].stopped);
+                assert_memory_equal(many.token[i], one.token[i], sizeof one.token[i]);
+                assert_floats_close(many.logprob[i], one.logprob[i], (size_t)one.result[i].count, 0, 1e-4);
+            }
+        }
+        /* The same list again: the same bits. */
+        Job again, first;
+        options.slots = 3;
+        job_make(&first, shape.vocab, 2);
+        job_make(&again, shape.vocab, 2);
+        job_run(&tiny, &first, &options);
+        job_run(&tiny, &again, &options);
+        assert_memory_equal(first.logprob, again.logprob, sizeof first.logprob);
+    }
+    tiny_close(&tiny);
+}
+
+static void test_stop_token_is_kept_and_last(void **state)
+{
+    (void)state;
+    ModelShape shape = tiny_shape("gpt2", true);
+    Tiny tiny;
+    tiny_open(&tiny, &shape, HEAD_LM, 23, 6);
+    Job free_run, job;
+    job_make(&free_run, shape.vocab, 3);
+    job_make(&job, shape.vocab, 3);
+    GenerateOptions options = options_make(4, 1);
+    job_run(&tiny, &free_run, &options);
+    int32_t stop = free_run.token[2][6];
+    options.stop = &stop;
+    options.stop_count = 1;
+    job_run(&tiny, &job, &options);
+    for (int i = 0; i < REQUESTS; i++) {
+        int64_t expected = 0;
+        while (expected < MAX_NEW && free_run.token[i][expected++] != stop)
+            ;
+        bool stopped = free_run.token[i][expected - 1] == stop;
+        assert_int_equal(job.result[i].count, expected);
+        assert_int_equal(job.result[i].stopped, stopped);
+        assert_memory_equal(job.token[i], free_run.token[i], sizeof(int32_t) * (size_t)expected);
+    }
+    assert_true(job.result[2].stopped && job.result[2].count <= 7);
+    tiny_close(&tiny);
+}
+
+typedef struct Watch {
+    int64_t seen[REQUESTS], limit;
+    const Job *job;
+} Watch;
+
+static bool watch_accept(void *context, int64_t request, int32_t token)
+{
+    Watch *watch = context;
+    assert_int_equal(token, watch->job->token[request][watch->seen[request]]);
+    return ++watch->seen[request] < watch->limit + request;
+}
+
+static void test_accept_ends_a_response(void **state)
+{
+    (void)state;
+    ModelShape shape = tiny_shape("llama", true);
+    Tiny tiny;
+    tiny_open(&tiny, &shape, HEAD_LM, 24, 6);
+    Job job;
+    job_make(&job, shape.vocab, 4);
+    Watch watch = {.limit = 1, .job = &job};
+    GenerateOptions options = options_make(3, 1);
+    options.accept = watch_accept;
+    options.context = &watch;
+    job_run(&tiny, &job, &options);
+    for (int i = 0; i < REQUESTS; i++) {
+        assert_int_equal(job.result[i].count, 1 + i);
+        assert_true(job.result[i].stopped);
+    }
+    tiny_close(&tiny);
+}
+
+static void test_one_read_per_round_and_greedy_takes_the_best(void **state)
+{
+    (void)state;
+    ModelShape shape = tiny_shape("llama", true);
+    Tiny tiny;
+    tiny_open(&tiny, &shape, HEAD_LM, 25, 6);
+    Job greedy, cold;
+    job_make(&greedy, shape.vocab, 5);
+    job_make(&cold, shape.vocab, 5);
+    GenerateOptions options = options_make(REQUESTS, 0);
+    uint64_t reads = tiny.device.reads;
+    job_run(&tiny, &greedy, &options);
+    assert_int_equal(tiny.device.reads - reads, MAX_NEW);
+    options.temperature = 1;
+    options.top_k = 1;
+    job_run(&tiny, &cold, &options);
+    assert_memory_equal(greedy.token, cold.token, sizeof greedy.token);
+    tiny_close(&tiny);
+}
+
+static void test_errors_name_the_request(void **state)
+{
+    (void)state;
+    ModelShape shape = tiny_shape("llama", true);
+    Tiny tiny;
+    tiny_open(&tiny, &shape, HEAD_LM, 26, 6);
+    Job job;
+    job_make(&job, shape.vocab, 6);
+    GenerateOptions options = options_make(3, 1);
+    options.max_new = 35;
+    assert_fails(generate(&tiny.model, &tiny.exec, job.request, REQUESTS, &options, job.result), STATUS_USAGE,
+                 "prompt 4");
+    options.max_new = 5;
+    job.prompt[3][1] = (int32_t)shape.vocab;
+    assert_fails(generate(&tiny.model, &tiny.exec, job.request, REQUESTS, &options, job.result), STATUS_USAGE,
+                 "prompt 3 has token 70");
+    job.prompt[3][1] = 0;
+    job.request[7].prompt_count = 0;
+    assert_fails(generate(&tiny.model, &tiny.exec, job.request, REQUESTS, &options, job.result), STATUS_USAGE,
+                 "prompt 7 is empty");
+    job.request[7].prompt_count = 1;
+    /* One weight that is no number: every logit of the first token is none. */
+    float bad = NAN;
+    tensor_write(&tiny.device, tensor_range(params_of(&tiny.model.params, VIEW_FINAL_NORM_GAIN, 0).value, 0, 1), &bad);
+    assert_fails(generate(&tiny.model, &tiny.exec, job.request, REQUESTS, &options, job.result), STATUS_NUMERIC,
+                 "not finite");
+    assert_int_equal(arena_mark(&tiny.step), 0);
+    tiny_close(&tiny);
+}
+
+/* More prompt tokens than one prefill takes: the batch is cut, and nothing changes. */
+static void test_long_lists_are_prefilled_in_pieces(void **state)
+{
+    (void)state;
+    ModelShape shape = tiny_shape("llama", true);
+    shape.positions_max = 1024;
+    Tiny tiny;
+    tiny_open(&tiny, &shape, HEAD_LM, 27, 6);
+    enum { LONG = 7, LENGTH = 1000 };
+    int32_t *prompt = memory_new((size_t)LONG * LENGTH, sizeof *prompt), token[LONG][4], alone[4];
+    tiny_tokens(9, shape.vocab, prompt, (int64_t)LONG * LENGTH);
+    GenerateRequest request[LONG];
+    GenerateResult result[LONG];
+    for (int i = 0; i < LONG; i++) {
+        request[i] = (GenerateRequest){prompt + i * LENGTH, LENGTH - i, rng_stream(1, RNG_GENERATE, 0, (uint64_t)i)};
+        result[i] = (GenerateResult){.token = token[i]};
+    }
+    GenerateOptions options = options_make(LONG, 0);
+    options.max_new = 4;
+    assert_ok(generate(&tiny.model, &tiny.exec, request, LONG, &options, result));
+    for (int i = 0; i < LONG; i++) {
+        GenerateResult single = {.token = alone};
+        assert_ok(generate(&tiny.model, &tiny.exec, &request[i], 1, &options, &single));
+        assert_memory_equal(alone, token[i], sizeof alone);
+    }
+    memory_free(&prompt);
+    tiny_close(&tiny);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cache_equals_full_forward),
+        cmocka_unit_test(test_slots_change_nothing),
+        cmocka_unit_test(test_stop_token_is_kept_and_last),
+        cmocka_unit_test(test_accept_ends_a_response),
+        cmocka_unit_test(test_one_read_per_round_and_greedy_takes_the_best),
+        cmocka_unit_test(test_errors_name_the_request),
+        cmocka_unit_test(test_long_lists_are_prefilled_in_pieces),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
