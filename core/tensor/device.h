@@ -1,7 +1,8 @@
 /* device.h -- who computes: one table of ops, memory of its own, and a count of everything it was asked to do.
  *
  * Backends: `cpu` (kernels/cpu) is the reference; `dry` (here) computes nothing and hands out addresses that may not be
- *        touched, so a run of the same code on it gives the arenas' high-water marks: that is `tercet plan`.
+ *        touched, so a run of the same code on it gives the arenas' high-water marks: that is `tercet plan`. (All but
+ *        scratch, which is the backend's own business.) Its arenas know no limit, so a plan may exceed the machine.
  * Rule:  work is asked for by device_run() through the front doors in ops.c, which is where it is counted. */
 #ifndef CORE_TENSOR_DEVICE_H
 #define CORE_TENSOR_DEVICE_H
@@ -17,7 +18,8 @@ typedef struct DeviceEvent {
     uint64_t id;
 } DeviceEvent;
 
-/* What a backend provides beside its ops. All copies are in bytes. */
+/* What a backend provides beside its ops. All copies are in bytes; copy_in has read, and copy_out has filled, the host's
+ * memory when it returns. */
 typedef struct DeviceBackend {
     const char *name;                    /* "cpu", "dry" */
     const char *(*describe)(void *self); /* "avx512, oneDNN 2.6, 2 threads" */

@@ -5,7 +5,8 @@
  * How:   a recorded tensor gets a node number; the tape keeps one gradient per node. Gradient buffers come from the
  *        step arena through a free list by size, so backward holds only the gradients that are alive. The first
  *        contribution to a gradient is written, later ones are added, in the order of the tape. Losses are terminals:
- * they run their backward in the same visit and seed gradients (tape_seed). Parameters' gradients always accumulate. */
+ *        they run their backward in the same visit and seed gradients. Parameters' gradients always accumulate.
+ * Rule:  one tape belongs to one step arena: reset the tape when the arena is rewound below what was recorded. */
 #ifndef CORE_TENSOR_TAPE_H
 #define CORE_TENSOR_TAPE_H
 
@@ -18,8 +19,8 @@ Tape *tape_open(void);
 void tape_close(Tape *tape);
 /* Forget everything recorded; call when the step arena is rewound. */
 void tape_reset(Tape *tape);
-/* d loss / d x, same shape, added to what is there. Used by loss terminals; `gradient` must live until tape_backward()
- * ends. */
+/* d loss / d x, same number of elements, added to what is there. For losses computed outside this room; `gradient` must
+ * live until tape_backward() ends, and is not written. */
 void tape_seed(Exec *exec, Tensor x, Tensor gradient);
 /* Run all recorded backwards, last first, then forget them. */
 void tape_backward(Exec *exec);
