@@ -1,0 +1,62 @@
+/* environment.c -- one row per environment variable that the program looks at. */
+#include "launch/environment.h"
+
+#include <stdlib.h>
+
+static const struct {
+    const char *name, *help;
+} rows[ENVIRONMENT_COUNT] = {
+    [ENVIRONMENT_LOG] = {"TERCET_LOG", "how much is said: quiet, warn, info (standard) or debug"},
+    [ENVIRONMENT_ISA] = {"TERCET_ISA",
+                         "instruction set of the CPU kernels: baseline, avx2 or avx512; standard: the best "
+                         "that the processor has. Results of different sets differ in last bits"},
+    [ENVIRONMENT_DATA] = {"TERCET_DATA", "directory that ${TERCET_DATA} means in an experiment's paths"},
+    [ENVIRONMENT_LIVE] = {"TERCET_LIVE",
+                          "1: draw the live progress line although standard error is no terminal; `tercet "
+                          "run` sets it for its stages when its own is one"},
+    [ENVIRONMENT_HOME] = {"HOME", "directory that ${HOME} means in an experiment's paths"},
+    [ENVIRONMENT_OMPI_SIZE] = {"OMPI_COMM_WORLD_SIZE", "set by Open MPI's mpirun: how many ranks there are"},
+    [ENVIRONMENT_PMI_SIZE] = {"PMI_SIZE", "set by MPICH's mpiexec and by srun --mpi=pmi2: likewise"},
+    [ENVIRONMENT_PMIX_RANK] = {"PMIX_RANK", "set by launchers that speak PMIx: this process is a rank"},
+    [ENVIRONMENT_SLURM_PROCID] = {"SLURM_PROCID", "set by Slurm: the task's number"},
+    [ENVIRONMENT_SLURM_TASKS] = {"SLURM_STEP_NUM_TASKS", "set by srun for the tasks of a step: how many there are"},
+};
+
+const char *environment_get(EnvironmentName which)
+{
+    const char *value = getenv(rows[which].name);
+    return value && *value ? value : NULL;
+}
+
+const char *environment_name(EnvironmentName which)
+{
+    return rows[which].name;
+}
+
+void environment_explain(Text *text)
+{
+    for (EnvironmentName which = 0; which < ENVIRONMENT_COUNT; which++) {
+        const char *value = environment_get(which);
+        text_printf(text, "%s\n    %s\n    now: %s\n", rows[which].name, rows[which].help, value ? value : "(not set)");
+    }
+}
+
+int environment_launched_ranks(const char **launcher)
+{
+    static const EnvironmentName sizes[] = {ENVIRONMENT_OMPI_SIZE, ENVIRONMENT_PMI_SIZE, ENVIRONMENT_SLURM_TASKS};
+    for (int i = 0; i < 3; i++) {
+        const char *value = environment_get(sizes[i]);
+        if (!value || (sizes[i] == ENVIRONMENT_SLURM_TASKS && !environment_get(ENVIRONMENT_SLURM_PROCID)))
+            continue;
+        const int ranks = atoi(value);
+        if (ranks < 1)
+            continue;
+        if (launcher)
+            *launcher = rows[sizes[i]].name;
+        return ranks;
+    }
+    const bool told = environment_get(ENVIRONMENT_PMIX_RANK) != NULL;
+    if (launcher)
+        *launcher = told ? rows[ENVIRONMENT_PMIX_RANK].name : NULL;
+    return told ? -1 : 0;
+}
