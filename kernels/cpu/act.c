@@ -55,7 +55,6 @@ void KERNEL(rope)(Device *device, const RopeArgs *args)
 VEC_INLINE Vec normal_cdf(Vec x, Vec *density)
 {
     Vec z = vec_max(x, -x) * vec_set(0.70710678f);
-    z = vec_select(z > vec_set(9.0f), vec_set(9.0f), z);
     Vec e = vec_exp(-z * z);
     Vec tail = vec_set(0.5f) * vec_erfc(z, e);
     *density = e * vec_set(0.39894228f);
