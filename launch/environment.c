@@ -41,6 +41,11 @@ void environment_explain(Text *text)
     }
 }
 
+void environment_set_live(void)
+{
+    setenv(rows[ENVIRONMENT_LIVE].name, "1", 1);
+}
+
 int environment_launched_ranks(const char **launcher)
 {
     static const EnvironmentName sizes[] = {ENVIRONMENT_OMPI_SIZE, ENVIRONMENT_PMI_SIZE, ENVIRONMENT_SLURM_TASKS};

@@ -31,6 +31,9 @@ const char *environment_name(EnvironmentName which);
 /* Append a table of all names with what they do and whether they are set now. */
 void environment_explain(Text *text);
 
+/* Tell programs started from here to draw the live line (TERCET_LIVE=1). */
+void environment_set_live(void);
+
 /* How many ranks the launcher (mpirun, mpiexec, srun) started this process among: 0 when there is none, -1 when there is
  * one that does not say. *launcher: what told so ("OMPI_COMM_WORLD_SIZE"), may be NULL. A shell inside a Slurm allocation
  * is not a launched rank; a task of a step is. */

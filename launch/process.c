@@ -83,7 +83,7 @@ static void child_begin(const Command *command, pid_t parent, int error_output, 
         dup2(nothing, STDIN_FILENO);
     dup2(error_output, STDERR_FILENO);
     if (live)
-        setenv(environment_name(ENVIRONMENT_LIVE), "1", 1);
+        environment_set_live();
     execvp(command->words[0], command->words);
     const int reason = errno;
     write_all(failure, (const char *)&reason, sizeof reason);

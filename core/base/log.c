@@ -20,6 +20,7 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static LogLevel log_level = LOG_INFO;
 static int log_file = -1;
 static bool live_line_shown;
+static bool live_forced;
 static double plain_interval_seconds = 10.0;
 
 static void write_all(int file, const char *bytes, size_t size)
@@ -114,6 +115,11 @@ void log_debug(const char *format, ...)
     LOG_LINE(log_level >= LOG_DEBUG, "debug");
 }
 
+void log_set_live(bool live)
+{
+    live_forced = live;
+}
+
 Progress progress_start(const char *name, int64_t done, int64_t total)
 {
     double now = profile_seconds();
@@ -175,7 +181,7 @@ void progress_update(Progress *progress, int64_t done, int64_t tokens, const cha
         return;
     static double live_drawn; /* the live line has a beat of its own: `printed` paces the plain lines */
     double now = profile_seconds();
-    bool terminal = isatty(STDERR_FILENO);
+    bool terminal = live_forced || isatty(STDERR_FILENO);
     bool plain_due = now - progress->printed >= plain_interval_seconds;
     bool live_due = terminal && now - live_drawn >= LIVE_INTERVAL_SECONDS;
     if (!plain_due && !live_due)

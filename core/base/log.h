@@ -32,6 +32,8 @@ Progress progress_start(const char *name, int64_t done, int64_t total);
 /* `note` is the tail of the line ("loss 1.83  lr 1e-4"). */
 void progress_update(Progress *progress, int64_t done, int64_t tokens, const char *note);
 void progress_finish(Progress *progress, const char *note);
+/* Draw the live line even where standard error is no terminal: behind a launcher's pipe that leads to one. */
+void log_set_live(bool live);
 /* Seconds between plain lines of one progress when standard error is no terminal (default 10). */
 void progress_set_interval(double seconds);
 
