@@ -2,6 +2,7 @@
 #include "core/data/json.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -52,6 +53,8 @@ Status json_read_bytes(const char *path, const void *bytes, size_t size, json_t 
 {
     json_error_t error;
     *value = json_loadb(bytes, size, PARSE_FLAGS, &error);
+    if (!*value && json_error_code(&error) == json_error_numeric_overflow) /* Hugging Face writes int(1e30) */
+        *value = json_loadb(bytes, size, PARSE_FLAGS | JSON_DECODE_INT_AS_REAL, &error);
     if (!*value)
         return json_error((JsonPlace){path, error.line > 0 ? error.line : 1}, "expected JSON: %s (column %d)",
                           error.text, error.column);
@@ -137,9 +140,11 @@ Status json_get_int64(JsonPlace place, const json_t *object, const char *key, Js
     TRY(find(place, object, key, need, &found));
     if (!found)
         return status_ok();
-    if (!json_is_integer(found))
+    double real = json_real_value(found);
+    bool whole = json_is_real(found) && fabs(real) <= 0x1p53 && real == floor(real);
+    if (!json_is_integer(found) && !whole)
         return wrong_type(place, key, "an integer", found);
-    *value = json_integer_value(found);
+    *value = whole ? (int64_t)real : json_integer_value(found);
     return status_ok();
 }
 

@@ -25,7 +25,7 @@ typedef struct JsonPlace {
     int64_t line;
 } JsonPlace;
 
-/* A file that is one JSON value. *value is owned by the caller (json_decref). [local] */
+/* A file that is one JSON value. In a file with an integer beyond 64 bits all integers are read as reals. *value is owned by the caller (json_decref). [local] */
 Status json_read_file(const char *path, size_t size_max, json_t **value);
 /* The same from memory; `path` is for messages. */
 Status json_read_bytes(const char *path, const void *bytes, size_t size, json_t **value);
@@ -58,6 +58,7 @@ Status json_check_object(JsonPlace place, const json_t *object);
 /* size may be NULL only if a string with a zero byte inside should be an error. */
 Status json_get_string(JsonPlace place, const json_t *object, const char *key, JsonNeed need, const char **value,
                        size_t *size);
+/* A real without a fraction, up to 2^53, is taken as an integer. */
 Status json_get_int64(JsonPlace place, const json_t *object, const char *key, JsonNeed need, int64_t *value);
 /* Integers are taken as numbers too. */
 Status json_get_double(JsonPlace place, const json_t *object, const char *key, JsonNeed need, double *value);
