@@ -41,6 +41,15 @@ void environment_explain(Text *text)
     }
 }
 
+const ConfigVariable *environment_path_variables(int *count)
+{
+    static ConfigVariable variables[2];
+    variables[0] = (ConfigVariable){rows[ENVIRONMENT_DATA].name, environment_get(ENVIRONMENT_DATA)};
+    variables[1] = (ConfigVariable){rows[ENVIRONMENT_HOME].name, environment_get(ENVIRONMENT_HOME)};
+    *count = 2;
+    return variables;
+}
+
 void environment_set_live(void)
 {
     setenv(rows[ENVIRONMENT_LIVE].name, "1", 1);

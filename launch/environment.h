@@ -9,6 +9,7 @@
 #include <stdbool.h>
 
 #include "core/base/text.h"
+#include "core/config/config.h"
 
 typedef enum EnvironmentName {
     ENVIRONMENT_LOG,          /* TERCET_LOG */
@@ -31,6 +32,8 @@ const char *environment_name(EnvironmentName which);
 /* Append a table of all names with what they do and whether they are set now. */
 void environment_explain(Text *text);
 
+/* The variables that paths of an experiment may use, for ConfigSource: ${TERCET_DATA} and ${HOME}. Static. */
+const ConfigVariable *environment_path_variables(int *count);
 /* Tell programs started from here to draw the live line (TERCET_LIVE=1). */
 void environment_set_live(void);
 
