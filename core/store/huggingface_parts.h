@@ -1,0 +1,35 @@
+/* huggingface_parts.h -- what the files of the Hugging Face import share: its tables. Private to core/store. */
+#ifndef CORE_STORE_HUGGINGFACE_PARTS_H
+#define CORE_STORE_HUGGINGFACE_PARTS_H
+
+#include "core/base/text.h"
+#include "core/store/huggingface.h"
+
+/* config.json of `directory` -> shape. */
+Status huggingface_config_read(const char *path, ModelShape *shape);
+/* The text of a config.json for this model; tokenizer may be NULL. */
+void huggingface_config_write(const Model *model, const Tokenizer *tokenizer, Text *text);
+
+/* Which rows of a fused view a tensor is. */
+typedef enum NamePart { PART_ALL, PART_Q, PART_K, PART_V, PART_GATE, PART_UP } NamePart;
+
+typedef struct NameRow {
+    const char *name; /* without the base prefix; %d: the layer */
+    ViewKind kind;
+    NamePart part;
+    bool transposed; /* stored (in, out), as GPT-2's Conv1D has it */
+    bool bare;       /* never carries the base prefix: heads */
+    bool optional;
+} NameRow;
+
+typedef struct NameTable {
+    const char *prefix;         /* "model.", "transformer." */
+    const NameRow *rows;        /* ends with a NULL name */
+    const char *const *ignored; /* endings of buffers that old files store and nobody reads; ends with NULL */
+} NameTable;
+
+const NameTable *huggingface_names(const Arch *arch);
+/* Rows [*from, *from + *count) of the view that this part is. */
+void huggingface_part(const ModelShape *shape, const ParamView *view, NamePart part, int64_t *from, int64_t *count);
+
+#endif
