@@ -322,6 +322,10 @@ static void test_failing_unit_fails_everywhere(void **state)
 static void test_bad_gradient_fails_everywhere(void **state)
 {
     (void)state;
+#ifdef TERCET_CHECKED
+    print_message("a checked build stops at the op that made the NaN, before the optimizer can see it\n");
+    skip();
+#endif
     check_failed_step(-1, 10, STATUS_NUMERIC, "optimizer step 2: the gradient's norm is");
 }
 
