@@ -12,6 +12,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 #define VEC_BYTES 64
 #elif defined(__AVX2__)
@@ -53,7 +57,47 @@ VEC_INLINE void vec_store_part(float *x, Vec value, int64_t count)
     for (int lane = 0; lane < count; lane++)
         x[lane] = buffer[lane];
 }
-/* Where mask is all ones: a, else b. */
+/* Where mask is all ones: a, else b. Larger and smaller: of a NaN and a number the second argument. */
+#if defined(__AVX512F__)
+VEC_INLINE Vec vec_select(VecI mask, Vec a, Vec b)
+{
+    return (Vec)_mm512_mask_blend_ps(_mm512_movepi32_mask((__m512i)mask), (__m512)b, (__m512)a);
+}
+VEC_INLINE Vec vec_max(Vec a, Vec b)
+{
+    return (Vec)_mm512_max_ps((__m512)a, (__m512)b);
+}
+VEC_INLINE Vec vec_min(Vec a, Vec b)
+{
+    return (Vec)_mm512_min_ps((__m512)a, (__m512)b);
+}
+#elif defined(__AVX2__)
+VEC_INLINE Vec vec_select(VecI mask, Vec a, Vec b)
+{
+    return (Vec)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)mask);
+}
+VEC_INLINE Vec vec_max(Vec a, Vec b)
+{
+    return (Vec)_mm256_max_ps((__m256)a, (__m256)b);
+}
+VEC_INLINE Vec vec_min(Vec a, Vec b)
+{
+    return (Vec)_mm256_min_ps((__m256)a, (__m256)b);
+}
+#elif defined(__SSE2__)
+VEC_INLINE Vec vec_select(VecI mask, Vec a, Vec b)
+{
+    return (Vec)((mask & (VecI)a) | (~mask & (VecI)b));
+}
+VEC_INLINE Vec vec_max(Vec a, Vec b)
+{
+    return (Vec)_mm_max_ps((__m128)a, (__m128)b);
+}
+VEC_INLINE Vec vec_min(Vec a, Vec b)
+{
+    return (Vec)_mm_min_ps((__m128)a, (__m128)b);
+}
+#else
 VEC_INLINE Vec vec_select(VecI mask, Vec a, Vec b)
 {
     return (Vec)((mask & (VecI)a) | (~mask & (VecI)b));
@@ -62,32 +106,56 @@ VEC_INLINE Vec vec_max(Vec a, Vec b)
 {
     return vec_select(a > b, a, b);
 }
+VEC_INLINE Vec vec_min(Vec a, Vec b)
+{
+    return vec_select(a < b, a, b);
+}
+#endif
+
+/* The other half, quarter, ... of a register: lane i takes lane i ^ WIDTH. */
+#if VEC_BYTES == 64
+#define VEC_SWAP(x, W)                                                                                                 \
+    __builtin_shuffle(x, (VecI){0 ^ W, 1 ^ W, 2 ^ W, 3 ^ W, 4 ^ W, 5 ^ W, 6 ^ W, 7 ^ W, 8 ^ W, 9 ^ W, 10 ^ W, 11 ^ W,  \
+                                12 ^ W, 13 ^ W, 14 ^ W, 15 ^ W})
+#elif VEC_BYTES == 32
+#define VEC_SWAP(x, W) __builtin_shuffle(x, (VecI){0 ^ W, 1 ^ W, 2 ^ W, 3 ^ W, 4 ^ W, 5 ^ W, 6 ^ W, 7 ^ W})
+#else
+#define VEC_SWAP(x, W) __builtin_shuffle(x, (VecI){0 ^ W, 1 ^ W, 2 ^ W, 3 ^ W})
+#endif
+
+/* A fixed tree: halves onto each other until one lane is left. */
 VEC_INLINE float vec_sum(Vec x)
 {
-    float lane[LANES];
-    vec_store(lane, x);
-    for (int width = LANES / 2; width >= 1; width /= 2)
-        for (int i = 0; i < width; i++)
-            lane[i] += lane[i + width];
-    return lane[0];
+#if VEC_BYTES >= 64
+    x += VEC_SWAP(x, 8);
+#endif
+#if VEC_BYTES >= 32
+    x += VEC_SWAP(x, 4);
+#endif
+    x += VEC_SWAP(x, 2);
+    x += VEC_SWAP(x, 1);
+    return x[0];
 }
 VEC_INLINE float vec_largest(Vec x)
 {
-    float lane[LANES];
-    vec_store(lane, x);
-    for (int width = LANES / 2; width >= 1; width /= 2)
-        for (int i = 0; i < width; i++)
-            lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
-    return lane[0];
+#if VEC_BYTES >= 64
+    x = vec_max(VEC_SWAP(x, 8), x);
+#endif
+#if VEC_BYTES >= 32
+    x = vec_max(VEC_SWAP(x, 4), x);
+#endif
+    x = vec_max(VEC_SWAP(x, 2), x);
+    x = vec_max(VEC_SWAP(x, 1), x);
+    return x[0];
 }
 
-/* exp(x): 0 below -87.3, infinity above 88.72, NaN for NaN. */
+/* exp(x): 0 below -87.7, infinity above 88.4, NaN for NaN. Multiplying by 2^n (its exponent field taken from the low
+ * bits of a float that was rounded to an integer) needs no special cases: n + 127 = 0 is 0 and 255 is infinity. */
 VEC_INLINE Vec vec_exp(Vec x)
 {
-    const Vec low = vec_set(-87.33654f), high = vec_set(88.72283f), magic = vec_set(12582912.0f);
-    Vec clamped = vec_select(x < low, low, x);
-    clamped = vec_select(clamped > high, high, clamped);
-    Vec shifted = clamped * vec_set(1.44269504f) + magic; /* rounds to the nearest integer in the low bits */
+    const Vec magic = vec_set(12582912.0f + 127.0f);
+    Vec clamped = vec_min(vec_set(88.5f), vec_max(vec_set(-88.0f), x));
+    Vec shifted = clamped * vec_set(1.44269504f) + magic;
     Vec n = shifted - magic;
     Vec r = clamped - n * vec_set(0.693145752f);
     r = r - n * vec_set(1.42860677e-6f);
@@ -97,10 +165,7 @@ VEC_INLINE Vec vec_exp(Vec x)
     p = p * r + vec_set(1.666657667e-01f);
     p = p * r + vec_set(0.5f);
     p = p * (r * r) + r + vec_set(1.0f);
-    Vec result = (Vec)(((VecI)shifted << 23) + (VecI)p); /* times 2^n */
-    result = (Vec)((VecI)result & ~(x < low));
-    result = vec_select(x > high, vec_set(INFINITY), result);
-    return vec_select(x == x, result, x);
+    return p * (Vec)((VecI)shifted << 23);
 }
 /* erfc(z) for z >= 0, given exp(-z^2): exp(-z^2) Q(1 / (1 + z / 2)), Q of degree 9. */
 VEC_INLINE Vec vec_erfc(Vec z, Vec exp_minus_square)
@@ -117,14 +182,6 @@ VEC_INLINE Vec vec_erfc(Vec z, Vec exp_minus_square)
     q = q * t + vec_set(2.826313070e-01f);
     q = q * t + vec_set(-2.505127928e-05f);
     return q * exp_minus_square;
-}
-VEC_INLINE Vec vec_sqrt(Vec x)
-{
-    float lane[LANES];
-    vec_store(lane, x);
-    for (int i = 0; i < LANES; i++)
-        lane[i] = sqrtf(lane[i]);
-    return vec_load(lane);
 }
 /* 1 / (1 + exp(-x)) */
 VEC_INLINE Vec vec_sigmoid(Vec x)
