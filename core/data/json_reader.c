@@ -139,12 +139,15 @@ static Status collect_element(JsonReader *reader)
         if (in_string) {
             in_string = escaped || byte != '"';
             escaped = !escaped && byte == '\\';
+            if (!in_string && depth == 0)
+                return status_ok();
         } else if (byte == '"') {
             in_string = true;
         } else if (byte == '{' || byte == '[') {
             depth++;
         } else if (byte == '}' || byte == ']') {
-            depth--;
+            if (--depth <= 0)
+                return status_ok();
         }
     }
 }
