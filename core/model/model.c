@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "core/base/memory.h"
+#include "core/base/text.h"
 
 /* (positions_max, head_dim / 2, 2): cosine and sine of position * base^(-2 i / head_dim) (Su et al. 2021), in double. */
 static Tensor rope_table(Device *device, Arena *arena, const ModelShape *shape)
@@ -33,6 +34,16 @@ Status model_open(Model *model, Device *device, const ModelShape *shape, HeadKin
     TRY(model_shape_check(shape, "model"));
     TRY(device_arena(device, &model->arena, "model", 0));
     params_layout(&model->params, shape, head);
+    double bytes = 4.0 * (double)model->params.count;
+    if (shape->arch->position == POSITION_ROPE)
+        bytes += 4.0 * (double)shape->positions_max * (double)shape->head_dim;
+    if (bytes + 2 * ARENA_ALIGN > (double)model->arena.reserved) {
+        Status status = status_error(STATUS_MEMORY, "a model of %s parameters needs %s, more than there is: %s",
+                                     text_count((double)params_learned(&model->params)), text_bytes(bytes),
+                                     text_bytes((double)model->arena.reserved));
+        model_close(model);
+        return status;
+    }
     model->params.value = tensor_new1(&model->arena, DTYPE_F32, model->params.count);
     tensor_zero(device, model->params.value);
     if (shape->arch->position == POSITION_ROPE)

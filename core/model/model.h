@@ -14,7 +14,8 @@ typedef struct Model {
     Tensor rope; /* (positions_max, head_dim / 2, 2), absent with learned positions */
 } Model;
 
-/* Memory for the parameters (contents zero), no gradient. The caller fills them (params_initialise, checkpoint, huggingface). */
+/* Memory for the parameters (contents zero), no gradient. The caller fills them (params_initialise, checkpoint, huggingface).
+ * STATUS_MEMORY: more than the machine has. On failure nothing stays open. */
 Status model_open(Model *model, Device *device, const ModelShape *shape, HeadKind head);
 void model_close(Model *model);
 /* Copy every view that both have (a critic from a reward model, a reward model from an SFT model); what `to` alone has stays. Shapes must be equal. */

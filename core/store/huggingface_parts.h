@@ -31,5 +31,9 @@ typedef struct NameTable {
 const NameTable *huggingface_names(const Arch *arch);
 /* Rows [*from, *from + *count) of the view that this part is. */
 void huggingface_part(const ModelShape *shape, const ParamView *view, NamePart part, int64_t *from, int64_t *count);
+/* "model.layers.3.self_attn.q_proj.weight" */
+void huggingface_row_name(const NameRow *row, const char *prefix, int64_t layer, char *name, size_t size);
+/* (columns, rows) -> (rows, columns) */
+void huggingface_transpose(const float *from, float *to, int64_t rows, int64_t columns);
 
 #endif

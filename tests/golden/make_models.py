@@ -15,7 +15,7 @@ Weights are float32; the reference runs one sequence at a time in float64, so no
 import os
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM,
                           LlamaForSequenceClassification)
 
@@ -60,7 +60,10 @@ def make(directory, model_class, config, dtype, seed):
     for extra in ("generation_config.json",):
         if os.path.exists(os.path.join(directory, extra)):
             os.remove(os.path.join(directory, extra))
-    model = model.double()
+    # A fresh reference, because a model cast to 16 bits has its table of rotations cast too.
+    reference = model_class(config).eval().double()
+    reference.load_state_dict({name: value.double() for name, value in model.state_dict().items()})
+    model = reference
 
     start = [0]
     for length in LENGTHS:

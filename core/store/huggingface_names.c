@@ -1,0 +1,109 @@
+/* huggingface_names.c -- the tensors of each family under the names that transformers gives them. */
+#include "core/store/huggingface_parts.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const NameRow llama_rows[] = {
+    {.name = "embed_tokens.weight", .kind = VIEW_TOKEN},
+    {.name = "layers.%d.input_layernorm.weight", .kind = VIEW_ATTENTION_NORM_GAIN},
+    {.name = "layers.%d.self_attn.q_proj.weight", .kind = VIEW_QKV_WEIGHT, .part = PART_Q},
+    {.name = "layers.%d.self_attn.k_proj.weight", .kind = VIEW_QKV_WEIGHT, .part = PART_K},
+    {.name = "layers.%d.self_attn.v_proj.weight", .kind = VIEW_QKV_WEIGHT, .part = PART_V},
+    {.name = "layers.%d.self_attn.o_proj.weight", .kind = VIEW_PROJECTION_WEIGHT},
+    {.name = "layers.%d.post_attention_layernorm.weight", .kind = VIEW_MLP_NORM_GAIN},
+    {.name = "layers.%d.mlp.gate_proj.weight", .kind = VIEW_UP_WEIGHT, .part = PART_GATE},
+    {.name = "layers.%d.mlp.up_proj.weight", .kind = VIEW_UP_WEIGHT, .part = PART_UP},
+    {.name = "layers.%d.mlp.down_proj.weight", .kind = VIEW_DOWN_WEIGHT},
+    {.name = "norm.weight", .kind = VIEW_FINAL_NORM_GAIN},
+    {.name = "lm_head.weight", .kind = VIEW_HEAD, .bare = true},
+    {.name = "score.weight", .kind = VIEW_SCORE_WEIGHT, .bare = true},
+    {.name = "score.bias", .kind = VIEW_SCORE_BIAS, .bare = true, .optional = true},
+    {0},
+};
+
+static const NameRow gpt2_rows[] = {
+    {.name = "wte.weight", .kind = VIEW_TOKEN},
+    {.name = "wpe.weight", .kind = VIEW_POSITION},
+    {.name = "h.%d.ln_1.weight", .kind = VIEW_ATTENTION_NORM_GAIN},
+    {.name = "h.%d.ln_1.bias", .kind = VIEW_ATTENTION_NORM_BIAS},
+    {.name = "h.%d.attn.c_attn.weight", .kind = VIEW_QKV_WEIGHT, .transposed = true},
+    {.name = "h.%d.attn.c_attn.bias", .kind = VIEW_QKV_BIAS},
+    {.name = "h.%d.attn.c_proj.weight", .kind = VIEW_PROJECTION_WEIGHT, .transposed = true},
+    {.name = "h.%d.attn.c_proj.bias", .kind = VIEW_PROJECTION_BIAS},
+    {.name = "h.%d.ln_2.weight", .kind = VIEW_MLP_NORM_GAIN},
+    {.name = "h.%d.ln_2.bias", .kind = VIEW_MLP_NORM_BIAS},
+    {.name = "h.%d.mlp.c_fc.weight", .kind = VIEW_UP_WEIGHT, .transposed = true},
+    {.name = "h.%d.mlp.c_fc.bias", .kind = VIEW_UP_BIAS},
+    {.name = "h.%d.mlp.c_proj.weight", .kind = VIEW_DOWN_WEIGHT, .transposed = true},
+    {.name = "h.%d.mlp.c_proj.bias", .kind = VIEW_DOWN_BIAS},
+    {.name = "ln_f.weight", .kind = VIEW_FINAL_NORM_GAIN},
+    {.name = "ln_f.bias", .kind = VIEW_FINAL_NORM_BIAS},
+    {.name = "lm_head.weight", .kind = VIEW_HEAD, .bare = true},
+    {.name = "score.weight", .kind = VIEW_SCORE_WEIGHT, .bare = true},
+    {.name = "score.bias", .kind = VIEW_SCORE_BIAS, .bare = true, .optional = true},
+    {0},
+};
+
+/* Tables that follow from the shape, stored as buffers by older versions: rotation frequencies and causal masks. */
+static const char *const llama_ignored[] = {".rotary_emb.inv_freq", NULL};
+static const char *const gpt2_ignored[] = {".attn.bias", ".attn.masked_bias", NULL};
+
+static const struct {
+    const char *arch;
+    NameTable table;
+} tables[] = {
+    {"llama", {"model.", llama_rows, llama_ignored}},
+    {"gpt2", {"transformer.", gpt2_rows, gpt2_ignored}},
+};
+
+const NameTable *huggingface_names(const Arch *arch)
+{
+    for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++)
+        if (strcmp(tables[i].arch, arch->name) == 0)
+            return &tables[i].table;
+    REQUIRE(false, "no Hugging Face names for family %s", arch->name);
+    return NULL;
+}
+
+void huggingface_part(const ModelShape *shape, const ParamView *view, NamePart part, int64_t *from, int64_t *count)
+{
+    int64_t q = shape->heads * shape->head_dim, kv = shape->kv_heads * shape->head_dim;
+    switch (part) {
+    case PART_ALL:
+        *from = 0, *count = view->shape[0];
+        return;
+    case PART_Q:
+        *from = 0, *count = q;
+        return;
+    case PART_K:
+        *from = q, *count = kv;
+        return;
+    case PART_V:
+        *from = q + kv, *count = kv;
+        return;
+    case PART_GATE:
+        *from = 0, *count = shape->ffn;
+        return;
+    case PART_UP:
+        *from = shape->ffn, *count = shape->ffn;
+        return;
+    }
+}
+
+void huggingface_row_name(const NameRow *row, const char *prefix, int64_t layer, char *name, size_t size)
+{
+    const char *hole = strstr(row->name, "%d");
+    prefix = row->bare ? "" : prefix;
+    if (hole)
+        snprintf(name, size, "%s%.*s%lld%s", prefix, (int)(hole - row->name), row->name, (long long)layer, hole + 2);
+    else
+        snprintf(name, size, "%s%s", prefix, row->name);
+}
+
+void huggingface_transpose(const float *from, float *to, int64_t rows, int64_t columns)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++)
+            to[i * columns + j] = from[j * rows + i];
+}
