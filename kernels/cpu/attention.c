@@ -6,11 +6,11 @@
  * head in group, so a tile of keys is fetched once for all of them, and a decode step of one query still has `group`
  * rows. An item of work is up to TILE_ROWS rows of one sequence and key head; items write disjoint places and are
  * independent, so who computes them changes nothing.
- * Few rows (decode) read keys as they lie, by dot products; more rows transpose a tile of keys first. */
+ * Few rows of wide heads (decode) read keys as they lie, by dot products; else a tile of keys is transposed first. */
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/tile.h"
 
-enum { STRIP = 16, ROWS_BY_DOT = 8 };
+enum { STRIP = 16, ROWS_BY_DOT = 8, DIM_BY_DOT = 32 };
 
 typedef struct Item {
     int64_t sequence, kv_head, first_row, rows;
@@ -72,7 +72,7 @@ typedef struct RowState {
     float largest[TILE_ROWS], sum[TILE_ROWS];
 } RowState;
 
-/* Turns the scores of one row into probabilities about a running maximum; `valid` > 0 keys count, the rest of `width`
+/* Turns the scores of one row (in units of log 2) into probabilities about a running maximum; `valid` > 0 keys count, the rest of `width`
  * (whole registers) become 0. Scales what the row has gathered so far. */
 static void softmax_row(float *scores, int64_t valid, int64_t width, RowState *state, int64_t row, float *gathered,
                         int64_t padded)
@@ -85,12 +85,12 @@ static void softmax_row(float *scores, int64_t valid, int64_t width, RowState *s
     float largest = vec_largest(most);
     Vec shift = vec_set(largest), sum = {0};
     for (int64_t j = 0; j < width; j += LANES) {
-        Vec p = vec_exp(vec_load(scores + j) - shift);
+        Vec p = vec_exp2(vec_load(scores + j) - shift);
         vec_store(scores + j, p);
         sum += p;
     }
     if (largest != state->largest[row]) {
-        float factor = vec_exp(vec_set(state->largest[row] - largest))[0];
+        float factor = vec_exp2(vec_set(state->largest[row] - largest))[0];
         state->sum[row] *= factor;
         for (int64_t d = 0; d < padded; d += LANES)
             vec_store(gathered + d, vec_load(gathered + d) * vec_set(factor));
@@ -107,17 +107,16 @@ static void attend(const AttentionForwardArgs *args, Item item)
     int64_t dim = args->head_dim, padded = tile_padded(dim), group = args->heads / args->kv_heads;
     int64_t stride = (args->heads + 2 * args->kv_heads) * dim;
     Sequence sequence = sequence_of(args, item.sequence, item.kv_head);
-    for (int64_t r = 0; r < item.rows; r++) {
-        int64_t row = item.first_row + r;
-        const float *q =
-            args->qkv + (sequence.start + row / group) * stride + (item.kv_head * group + row % group) * dim;
+    RowAt at = row_at(item.first_row, group);
+    for (int64_t r = 0; r < item.rows; r++, row_step(&at, group)) {
+        const float *q = args->qkv + (sequence.start + at.query) * stride + (item.kv_head * group + at.head) * dim;
         for (int64_t d = 0; d < dim; d++)
-            query[r * dim + d] = q[d] * args->scale;
+            query[r * dim + d] = q[d] * (args->scale * VEC_LOG2_E);
         memset(gathered + r * padded, 0, sizeof(float) * (size_t)padded);
         state.largest[r] = -INFINITY;
         state.sum[r] = 0.0f;
     }
-    bool by_dot = item.rows <= ROWS_BY_DOT;
+    bool by_dot = item.rows <= ROWS_BY_DOT && dim >= DIM_BY_DOT;
     int64_t last_query = (item.first_row + item.rows - 1) / group, keys_end = sequence.past + last_query + 1;
     for (int64_t from = 0; from < keys_end; from += TILE_KEYS) {
         int64_t count = min_i64(TILE_KEYS, keys_end - from);
@@ -138,9 +137,9 @@ static void attend(const AttentionForwardArgs *args, Item item)
             else
                 tile_product(rows, width, dim, (TileA){query + strip * dim, dim, 1}, keys, TILE_KEYS, scores, TILE_KEYS,
                              false);
-            for (int64_t r = 0; r < rows; r++) {
-                int64_t position = sequence.past + (item.first_row + strip + r) / group;
-                int64_t valid = min_i64(seen, position + 1 - from);
+            at = row_at(item.first_row + strip, group);
+            for (int64_t r = 0; r < rows; r++, row_step(&at, group)) {
+                int64_t valid = min_i64(seen, sequence.past + at.query + 1 - from);
                 float *row = scores + r * TILE_KEYS;
                 if (valid > 0)
                     softmax_row(row, valid, width, &state, strip + r, gathered + (strip + r) * padded, padded);
@@ -151,15 +150,15 @@ static void attend(const AttentionForwardArgs *args, Item item)
                          padded, true);
         }
     }
-    for (int64_t r = 0; r < item.rows; r++) {
-        int64_t row = item.first_row + r, token = sequence.start + row / group;
-        int64_t head = item.kv_head * group + row % group;
+    at = row_at(item.first_row, group);
+    for (int64_t r = 0; r < item.rows; r++, row_step(&at, group)) {
+        int64_t token = sequence.start + at.query, head = item.kv_head * group + at.head;
         float inverse = 1.0f / state.sum[r];
         float *out = args->out + (token * args->heads + head) * dim;
         for (int64_t d = 0; d < dim; d++)
             out[d] = gathered[r * padded + d] * inverse;
         if (args->lse)
-            args->lse[token * args->heads + head] = state.largest[r] + logf(state.sum[r]);
+            args->lse[token * args->heads + head] = (state.largest[r] + log2f(state.sum[r])) * VEC_LN_2;
     }
 }
 

@@ -35,6 +35,9 @@ static Task task_of(const AttentionBackwardArgs *args, int64_t s, int64_t kv_hea
     return task;
 }
 
+/* Few, so that little is computed above the diagonal. */
+enum { ROWS = 32 };
+
 typedef struct KeyTile {
     int64_t from, count;
     float k_across[HEAD_DIM_MAX * TILE_KEYS], v_across[HEAD_DIM_MAX * TILE_KEYS]; /* (dim, keys) */
@@ -44,17 +47,18 @@ typedef struct KeyTile {
 } KeyTile;
 
 typedef struct RowTile {
-    int64_t from, count;
-    float query[TILE_ROWS * HEAD_DIM_MAX], dout[TILE_ROWS * HEAD_DIM_MAX]; /* (rows, padded); query times scale */
-    float lse[TILE_ROWS], delta[TILE_ROWS];
-    float dquery[TILE_ROWS * HEAD_DIM_MAX]; /* (rows, padded), without scale */
+    int64_t from, count, seen; /* seen: keys of the tile at hand that the last row may see */
+    RowAt first;
+    float query[ROWS * HEAD_DIM_MAX], dout[ROWS * HEAD_DIM_MAX]; /* (rows, padded); query times scale / ln 2 */
+    float lse[ROWS], delta[ROWS];                                /* lse / ln 2 */
+    float dquery[ROWS * HEAD_DIM_MAX];                           /* (rows, padded), without scale */
 } RowTile;
 
 /* What a thread works in. */
 typedef struct Workspace {
     KeyTile keys;
     RowTile rows;
-    float p[TILE_ROWS * TILE_KEYS], ds[TILE_ROWS * TILE_KEYS];
+    float p[ROWS * TILE_KEYS], ds[ROWS * TILE_KEYS];
 } Workspace;
 
 static void keys_load(const Task *task, KeyTile *tile, int64_t from)
@@ -71,20 +75,21 @@ static void rows_load(const Task *task, RowTile *tile, int64_t from)
 {
     const AttentionBackwardArgs *args = task->args;
     int64_t dim = task->dim, padded = task->padded;
+    float scale = args->scale * VEC_LOG2_E;
     tile->from = from;
-    tile->count = min_i64(TILE_ROWS, task->tokens * task->group - from);
-    for (int64_t r = 0; r < tile->count; r++) {
-        int64_t token = task->start + (from + r) / task->group;
-        int64_t head = task->kv_head * task->group + (from + r) % task->group;
+    tile->count = min_i64(ROWS, task->tokens * task->group - from);
+    RowAt row = tile->first = row_at(from, task->group);
+    for (int64_t r = 0; r < tile->count; r++, row_step(&row, task->group)) {
+        int64_t token = task->start + row.query, head = task->kv_head * task->group + row.head;
         const float *q = args->qkv + token * task->stride + head * dim;
         int64_t at = (token * args->heads + head) * dim;
         for (int64_t d = 0; d < dim; d++) {
-            tile->query[r * padded + d] = q[d] * args->scale;
+            tile->query[r * padded + d] = q[d] * scale;
             tile->dout[r * padded + d] = args->dout[at + d];
         }
         for (int64_t d = dim; d < padded; d++)
             tile->query[r * padded + d] = tile->dout[r * padded + d] = 0.0f;
-        tile->lse[r] = args->lse[token * args->heads + head];
+        tile->lse[r] = args->lse[token * args->heads + head] * VEC_LOG2_E;
         tile->delta[r] = vec_dot(args->dout + at, args->out + at, dim);
     }
 }
@@ -93,18 +98,21 @@ static void rows_load(const Task *task, RowTile *tile, int64_t from)
 static void scores(const Task *task, Workspace *work)
 {
     const KeyTile *keys = &work->keys;
-    const RowTile *rows = &work->rows;
-    int64_t width = tile_padded(keys->count), padded = task->padded;
+    RowTile *rows = &work->rows;
+    int64_t last = (rows->from + rows->count - 1) / task->group;
+    rows->seen = min_i64(keys->count, last + 1 - keys->from);
+    int64_t width = tile_padded(rows->seen), padded = task->padded;
     tile_product(rows->count, width, task->dim, (TileA){rows->query, padded, 1}, keys->k_across, TILE_KEYS, work->p,
                  TILE_KEYS, false);
     tile_product(rows->count, width, task->dim, (TileA){rows->dout, padded, 1}, keys->v_across, TILE_KEYS, work->ds,
                  TILE_KEYS, false);
-    for (int64_t r = 0; r < rows->count; r++) {
+    RowAt row = rows->first;
+    for (int64_t r = 0; r < rows->count; r++, row_step(&row, task->group)) {
         float *p = work->p + r * TILE_KEYS, *ds = work->ds + r * TILE_KEYS;
-        int64_t valid = min_i64(keys->count, (rows->from + r) / task->group + 1 - keys->from);
+        int64_t valid = min_i64(rows->seen, row.query + 1 - keys->from);
         Vec lse = vec_set(rows->lse[r]), delta = vec_set(rows->delta[r]);
         for (int64_t j = 0; j < width; j += LANES) {
-            Vec probability = vec_exp(vec_load(p + j) - lse);
+            Vec probability = vec_exp2(vec_load(p + j) - lse);
             vec_store(p + j, probability);
             vec_store(ds + j, probability * (vec_load(ds + j) - delta));
         }
@@ -117,16 +125,10 @@ static void add_keys_gradient(const Task *task, Workspace *work)
 {
     KeyTile *keys = &work->keys;
     const RowTile *rows = &work->rows;
-    tile_product(keys->count, task->padded, rows->count, (TileA){work->p, 1, TILE_KEYS}, rows->dout, task->padded,
+    tile_product(rows->seen, task->padded, rows->count, (TileA){work->p, 1, TILE_KEYS}, rows->dout, task->padded,
                  keys->dv, task->padded, true);
-    tile_product(keys->count, task->padded, rows->count, (TileA){work->ds, 1, TILE_KEYS}, rows->query, task->padded,
+    tile_product(rows->seen, task->padded, rows->count, (TileA){work->ds, 1, TILE_KEYS}, rows->query, task->padded,
                  keys->dk, task->padded, true);
-}
-
-static float *row_gradient(const Task *task, int64_t row)
-{
-    int64_t token = task->start + row / task->group, head = task->kv_head * task->group + row % task->group;
-    return task->args->dqkv + token * task->stride + head * task->dim;
 }
 
 /* dqkv's q part gathers, over tiles of keys in order, scale dS K. */
@@ -134,10 +136,12 @@ static void add_rows_gradient(const Task *task, Workspace *work)
 {
     RowTile *rows = &work->rows;
     const KeyTile *keys = &work->keys;
-    tile_product(rows->count, task->padded, keys->count, (TileA){work->ds, TILE_KEYS, 1}, keys->k.at, keys->k.ld,
+    tile_product(rows->count, task->padded, rows->seen, (TileA){work->ds, TILE_KEYS, 1}, keys->k.at, keys->k.ld,
                  rows->dquery, task->padded, false);
-    for (int64_t r = 0; r < rows->count; r++) {
-        float *to = row_gradient(task, rows->from + r);
+    RowAt row = rows->first;
+    for (int64_t r = 0; r < rows->count; r++, row_step(&row, task->group)) {
+        float *to = task->args->dqkv + (task->start + row.query) * task->stride +
+                    (task->kv_head * task->group + row.head) * task->dim;
         const float *from = rows->dquery + r * task->padded;
         if (keys->from == 0)
             for (int64_t d = 0; d < task->dim; d++)
@@ -154,7 +158,8 @@ static void keys_store(const Task *task, const KeyTile *keys)
         float *dk = task->args->dqkv + (task->start + keys->from + j) * task->stride +
                     (task->args->heads + task->kv_head) * task->dim;
         float *dv = dk + task->args->kv_heads * task->dim;
-        memcpy(dk, keys->dk + j * task->padded, sizeof(float) * (size_t)task->dim);
+        for (int64_t d = 0; d < task->dim; d++)
+            dk[d] = keys->dk[j * task->padded + d] * VEC_LN_2;
         memcpy(dv, keys->dv + j * task->padded, sizeof(float) * (size_t)task->dim);
     }
 }
@@ -167,8 +172,8 @@ static void keys_backward(const Task *task, Workspace *work, int64_t from, bool 
     memset(work->keys.dk, 0, bytes);
     memset(work->keys.dv, 0, bytes);
     int64_t rows = task->tokens * task->group;
-    /* A tile that begins before the first row that sees the keys finds its earlier rows masked. */
-    for (int64_t row = from * task->group / TILE_ROWS * TILE_ROWS; row < rows; row += TILE_ROWS) {
+    /* The first tile may begin before the first row that sees the keys: such rows are masked. */
+    for (int64_t row = from * task->group / ROWS * ROWS; row < rows; row += ROWS) {
         rows_load(task, &work->rows, row);
         scores(task, work);
         add_keys_gradient(task, work);
@@ -211,14 +216,14 @@ void KERNEL(attention_backward)(Device *device, const AttentionBackwardArgs *arg
     for (int64_t i = 0; i < items; i++) {
         Task task = task_of(args, i / args->kv_heads, i % args->kv_heads);
         int64_t key_tiles = (task.tokens + TILE_KEYS - 1) / TILE_KEYS;
-        int64_t row_tiles = (task.tokens * task.group + TILE_ROWS - 1) / TILE_ROWS;
+        int64_t row_tiles = (task.tokens * task.group + ROWS - 1) / ROWS;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
         for (int64_t tile = 0; tile < key_tiles + row_tiles; tile++) {
             Workspace *own = &workspaces[omp_get_thread_num()];
             if (tile < key_tiles)
                 keys_backward(&task, own, tile * TILE_KEYS, false);
             else
-                rows_backward(&task, own, (tile - key_tiles) * TILE_ROWS);
+                rows_backward(&task, own, (tile - key_tiles) * ROWS);
         }
     }
 }

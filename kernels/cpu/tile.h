@@ -71,6 +71,22 @@ static inline void tile_product(int64_t m, int64_t n, int64_t k, TileA a, const 
     }
 }
 
+/* A row of attention is one (query, head in group) pair; this walks them without dividing. */
+typedef struct RowAt {
+    int64_t query, head;
+} RowAt;
+VEC_INLINE RowAt row_at(int64_t row, int64_t group)
+{
+    return (RowAt){row / group, row % group};
+}
+VEC_INLINE void row_step(RowAt *at, int64_t group)
+{
+    if (++at->head == group) {
+        at->head = 0;
+        at->query++;
+    }
+}
+
 /* Rows of keys or values: `count` rows of `dim`, the next one `ld` floats on. */
 typedef struct TileRows {
     const float *at;
@@ -80,8 +96,12 @@ typedef struct TileRows {
 /* to (dim, TILE_KEYS) = rows transposed, columns from count to a whole register zero. */
 static inline void tile_transpose(TileRows rows, int64_t count, int64_t dim, float *to)
 {
+    int64_t whole_keys = count / LANES * LANES, whole_dim = dim / LANES * LANES;
+    for (int64_t j = 0; j < whole_keys; j += LANES)
+        for (int64_t d = 0; d < whole_dim; d += LANES)
+            vec_transpose(rows.at + j * rows.ld + d, rows.ld, to + d * TILE_KEYS + j, TILE_KEYS);
     for (int64_t j = 0; j < count; j++)
-        for (int64_t d = 0; d < dim; d++)
+        for (int64_t d = j < whole_keys ? whole_dim : 0; d < dim; d++)
             to[d * TILE_KEYS + j] = rows.at[j * rows.ld + d];
     for (int64_t j = count; j < tile_padded(count); j++)
         for (int64_t d = 0; d < dim; d++)

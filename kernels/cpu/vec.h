@@ -123,6 +123,41 @@ VEC_INLINE Vec vec_min(Vec a, Vec b)
 #define VEC_SWAP(x, W) __builtin_shuffle(x, (VecI){0 ^ W, 1 ^ W, 2 ^ W, 3 ^ W})
 #endif
 
+/* {a0, b0, a1, b1, ...} of the lower and of the upper halves. */
+#if VEC_BYTES == 64
+#define VEC_WEAVE_LOW(a, b) __builtin_shuffle(a, b, (VecI){0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23})
+#define VEC_WEAVE_HIGH(a, b)                                                                                           \
+    __builtin_shuffle(a, b, (VecI){8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31})
+#elif VEC_BYTES == 32
+#define VEC_WEAVE_LOW(a, b) __builtin_shuffle(a, b, (VecI){0, 8, 1, 9, 2, 10, 3, 11})
+#define VEC_WEAVE_HIGH(a, b) __builtin_shuffle(a, b, (VecI){4, 12, 5, 13, 6, 14, 7, 15})
+#else
+#define VEC_WEAVE_LOW(a, b) __builtin_shuffle(a, b, (VecI){0, 4, 1, 5})
+#define VEC_WEAVE_HIGH(a, b) __builtin_shuffle(a, b, (VecI){2, 6, 3, 7})
+#endif
+/* to (LANES, ld_to) = from (LANES, ld_from) transposed, by log2(LANES) perfect shuffles of the rows. */
+VEC_INLINE void vec_transpose(const float *from, int64_t ld_from, float *to, int64_t ld_to)
+{
+    Vec row[LANES], next[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        row[i] = vec_load(from + i * ld_from);
+#pragma GCC unroll 4
+    for (int width = 1; width < LANES; width *= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES / 2; i++) {
+            next[2 * i] = VEC_WEAVE_LOW(row[i], row[i + LANES / 2]);
+            next[2 * i + 1] = VEC_WEAVE_HIGH(row[i], row[i + LANES / 2]);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            row[i] = next[i];
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        vec_store(to + i * ld_to, row[i]);
+}
+
 /* A fixed tree: halves onto each other until one lane is left. */
 VEC_INLINE float vec_sum(Vec x)
 {
@@ -165,6 +200,25 @@ VEC_INLINE Vec vec_exp(Vec x)
     p = p * r + vec_set(1.666657667e-01f);
     p = p * r + vec_set(0.5f);
     p = p * (r * r) + r + vec_set(1.0f);
+    return p * (Vec)((VecI)shifted << 23);
+}
+#define VEC_LOG2_E 1.44269504f
+#define VEC_LN_2 0.693147181f
+/* 2^x for x <= 127: 0 below -127, NaN for NaN. For softmax, whose arguments are never above 0 and may as well be made
+ * in units of log 2: two thirds of exp's work. */
+VEC_INLINE Vec vec_exp2(Vec x)
+{
+    const Vec magic = vec_set(12582912.0f + 127.0f);
+    Vec clamped = vec_max(vec_set(-127.0f), x);
+    Vec shifted = clamped + magic;
+    Vec r = clamped - (shifted - magic);
+    Vec p = vec_set(1.545326241e-04f);
+    p = p * r + vec_set(1.339097825e-03f);
+    p = p * r + vec_set(9.618082371e-03f);
+    p = p * r + vec_set(5.550356899e-02f);
+    p = p * r + vec_set(2.402265076e-01f);
+    p = p * r + vec_set(6.931471881e-01f);
+    p = p * r + vec_set(1.0f);
     return p * (Vec)((VecI)shifted << 23);
 }
 /* erfc(z) for z >= 0, given exp(-z^2): exp(-z^2) Q(1 / (1 + z / 2)), Q of degree 9. */
