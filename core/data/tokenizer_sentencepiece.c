@@ -4,12 +4,12 @@
  * equals. The same in tokenizer.json: for every piece all its divisions into two pieces, in order of score. That divisions of
  * one piece are equals, and that the space before the text is put there once, is what "sentencepiece": true says in
  * the canonical form. */
+#include <sentencepiece.pb-c.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/base/memory.h"
 #include "core/data/tokenizer_parts.h"
-#include "sentencepiece.pb-c.h"
 
 typedef enum PieceType {
     PIECE_NORMAL = 1,
