@@ -11,6 +11,9 @@ enum { DEPTH_MAX = 8 };
 /* GPT-2's pattern (Radford et al. 2019), which ByteLevel cuts by. */
 static const char GPT2_PATTERN[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
+/* \w as Unicode's technical standard 18 has it, which "Whitespace" goes by: PCRE2's own lacks marks and joiners. */
+#define WORD_CHARS "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{200c}\\x{200d}"
+
 /* --- Words -------------------------------------------------------------------------------------------------------*/
 
 void word_list_clear(WordList *words)
@@ -180,7 +183,7 @@ Status pretokenizer_parse(Pretokenizer *pretokenizer, JsonPlace place, const jso
         return add_split(pretokenizer, place, "[\\p{P}$+<=>^`|~]", behavior, false);
     }
     if (strcmp(type, "Whitespace") == 0)
-        return add_split(pretokenizer, place, "\\w+|[^\\w\\s]+", SPLIT_REMOVED, true);
+        return add_split(pretokenizer, place, "[" WORD_CHARS "]+|[^" WORD_CHARS "\\s]+", SPLIT_REMOVED, true);
     if (strcmp(type, "WhitespaceSplit") == 0)
         return add_split(pretokenizer, place, "\\s", SPLIT_REMOVED, false);
     return json_error(place,

@@ -1,8 +1,8 @@
 /* tokenizer_regex.c -- PCRE2 for the patterns of tokenizer.json.
  *
  * Those are written for Oniguruma. Where the dialects differ for patterns that tokenizers use: ^ and $ are at line
- * breaks (PCRE2_MULTILINE), and \s is Unicode's White_Space, to which PCRE2 adds U+180E; so \s is spelled out. A match
- * limit keeps a hostile pattern from running for ever. */
+ * breaks (PCRE2_MULTILINE); \s is Unicode's White_Space, to which PCRE2 adds U+180E; \w holds marks and all connectors,
+ * which PCRE2's lacks. So \s and \w are spelled out. A match limit keeps a hostile pattern from running for ever. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
@@ -20,7 +20,9 @@ struct Regex {
 #define WHITE_SPACE                                                                                                    \
     "\\x{09}-\\x{0d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 
-/* Spells out \s (anywhere) and \S (outside brackets). */
+#define WORD "\\p{L}\\p{M}\\p{Nd}\\p{Pc}"
+
+/* Spells out \s and \w (anywhere), \S and \W (outside brackets). */
 static void translate(Text *out, const char *pattern, size_t size)
 {
     int brackets = 0;
@@ -32,6 +34,10 @@ static void translate(Text *out, const char *pattern, size_t size)
                 text_append_string(out, brackets ? WHITE_SPACE : "[" WHITE_SPACE "]");
             else if (next == 'S' && !brackets)
                 text_append_string(out, "[^" WHITE_SPACE "]");
+            else if (next == 'w')
+                text_append_string(out, brackets ? WORD : "[" WORD "]");
+            else if (next == 'W' && !brackets)
+                text_append_string(out, "[^" WORD "]");
             else
                 text_append(out, &pattern[i - 1], 2);
             continue;
