@@ -55,6 +55,8 @@ typedef struct Rewards {
 
 /* Rows of a list of judges at `path` ("ppo.rewards[]", "eval.judges[]") added to the schema: name, kind, weight, and each kind's own. */
 void rewards_schema(ConfigSchema *schema, const char *path);
+/* The kind of the item at `path` ("ppo.rewards[0]"). */
+const RewardKind *rewards_kind(const Config *config, const char *path);
 /* Open the list at `path` ("ppo.rewards"). [collective] */
 Status rewards_open(Rewards *rewards, Comm *comm, Device *device, const Tokenizer *tokenizer, const Config *config,
                     const char *path);

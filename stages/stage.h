@@ -9,6 +9,7 @@
 #include "core/base/profile.h"
 #include "core/comm/comm.h"
 #include "core/config/config.h"
+#include "core/data/dataset.h"
 #include "core/store/checkpoint.h"
 #include "core/train/metrics.h"
 #include "core/train/trainer.h"
@@ -36,13 +37,14 @@ typedef struct Stage {
     const Config *config;
     RunConfig run;
     char *directory; /* OUTPUT/NAME */
-    Arena models, step;
+    Arena model_arena, step_arena;
     Exec exec;
     Metrics metrics;
     PhaseTimer timer;
     Progress progress;
     Text yaml; /* every key in effect */
     char config_digest[40];
+    Text inputs; /* what is read, with digests (inputs.h); rank 0 */
     const char *parent_name[STAGE_PARENTS_MAX];
     char parent_digest[STAGE_PARENTS_MAX][40];
     int parents;
@@ -53,14 +55,31 @@ typedef struct Stage {
     StateItem state[STAGE_STATE_MAX];
     int states;
     int64_t step_index; /* steps complete */
-    int64_t polls, saved_step;
+    int64_t polls;
+    bool saved; /* what is in memory is on disk */
+    /* The line being logged. */
+    Text note;
+    int64_t tokens_done;
 } Stage;
 
+/* Digest of the keys that this stage's results depend on. */
+void stage_config_digest(const Config *config, const char *name, char digest[40]);
 /* Reads the root keys, makes directories, opens arenas and metrics. [collective] */
 Status stage_open(Stage *stage, const char *name, Comm *comm, Device *device, const Config *config);
 void stage_close(Stage *stage);
 /* Is final.h5 there, made from this configuration? Then there is nothing to do. [collective] */
 Status stage_is_complete(Stage *stage, bool *complete);
+/* The model at `path` with this head, or with path NULL fresh parameters of the shape under `model:` for the tokenizer at `tokenizer_path`. `role` names the
+ * parent. has_head and tokenizer may be NULL. [collective] */
+Status stage_model(Stage *stage, const char *role, const char *path, const char *tokenizer_path, HeadKind head,
+                   Model *model, bool *has_head, Tokenizer **tokenizer);
+/* The data set of the list SECTION.KEY; *dataset is NULL when the list is empty. Its digest becomes a parent. [collective] */
+Status stage_dataset(Stage *stage, DatasetKind kind, const char *key, const DataConfig *config,
+                     const Tokenizer *tokenizer, Dataset **dataset);
+/* STATUS_USAGE when sequences of `longest` tokens do not fit the model's positions. */
+Status stage_check_length(Stage *stage, const ModelShape *shape, int64_t longest);
+/* This model, its moments and its count of updates are part of every checkpoint. role "": the main model. */
+void stage_trained_model(Stage *stage, const char *role, Trainer *trainer);
 /* Record where something came from: it enters the checkpoint, and a resume with another parent is refused. */
 void stage_parent(Stage *stage, const char *name, const char *digest);
 /* Name what else must be saved. The pointers are read by every save and filled by stage_resume. */
@@ -77,11 +96,14 @@ Status stage_save(Stage *stage);
 Status stage_save_when_due(Stage *stage);
 /* Save, say so, and return STATUS_STOPPED. [collective] */
 Status stage_stopped(Stage *stage);
+/* The main model without optimizer, as best.h5. [collective] */
+Status stage_save_best(Stage *stage);
 /* The result: the main model without optimizer, with the state, as final.h5; the metrics' last line. [collective] */
 Status stage_finish(Stage *stage);
 /* A log line and a line of metrics.jsonl are the same numbers: begin, add, end. `shown`: also on the progress line. */
 void stage_log_begin(Stage *stage, int64_t step, const char *phase);
 void stage_log(Stage *stage, const char *name, double value, bool shown);
+/* Ends the line. tokens > 0: the step of the progress line is done and took so many; its phases' seconds go to timings.jsonl. */
 Status stage_log_end(Stage *stage, int64_t tokens);
 
 /* --- the three --- */

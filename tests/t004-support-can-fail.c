@@ -3,7 +3,6 @@
 #include "tests/support/support.h"
 
 #include <math.h>
-#include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -164,16 +163,10 @@ int main(int argc, char **argv)
         return 0;
     }
     if (argc == 2 && strcmp(argv[1], "--directory") == 0) {
-        bool launched = getenv("OMPI_COMM_WORLD_RANK") != NULL;
-        if (launched)
-            MPI_Init(&argc, &argv);
         printf("%s\n", support_directory());
-        FILE *file = fopen(support_path("file"), "w");
-        bool good = file && fclose(file) == 0;
+        fclose(fopen(support_path("file"), "w"));
         mkdir(support_path("folder"), 0777);
-        if (launched)
-            MPI_Finalize(); /* nobody goes on to remove the folder before all are done with it */
-        return good ? 0 : 1;
+        return 0;
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_closeness_fails_on_nan),

@@ -49,9 +49,7 @@ def main():
     if "--self-test" in sys.argv[1:]:
         return
     names = [name for name in lint.tree_files(root) if name.endswith((".c", ".h", ".cu", ".cuh"))]
-    bad = []
-    if not is_formatted(program, root, names):  # one call is fast; which files it was is asked only then
-        bad = [name for name in names if not is_formatted(program, root, [name])] or ["together"]
+    bad = [name for name in names if not is_formatted(program, root, [name])]
     for name in bad:
         print(f"FAIL: {name}: run {program} -i on it")
     print(f"{len(names)} files read")

@@ -72,6 +72,9 @@ Status checkpoint_prune(const char *directory, int keep, const char *except);
 /* DIRECTORY/step-%08d.h5 (memory_free it) */
 char *checkpoint_path(const char *directory, int64_t step);
 
+/* The main model of a checkpoint, as model_load below. [collective] */
+Status checkpoint_load_model(Comm *comm, Device *device, const char *path, HeadKind head, Model *model, bool *has_head,
+                             Tokenizer **tokenizer, char digest[40]);
 /* Open a model from an HDF5 file or a Hugging Face directory, wherever a model is asked for, with the head wanted: an LM head is dropped or kept, a scalar head that
  * the source has not is left zero and *has_head says so. tokenizer may be NULL. digest: 40 bytes, hex of what was read. [collective] */
 Status model_load(Comm *comm, Device *device, const char *path, HeadKind head, Model *model, bool *has_head,

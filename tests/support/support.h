@@ -29,8 +29,7 @@
 /* --- Files -------------------------------------------------------------------------------------------------------- */
 
 /* A directory of this test's own, made at the first call and removed at exit (kept when TERCET_KEEP is set, and its path
- * printed). The ranks of one mpirun share one: touch it between MPI_Init and MPI_Finalize only, since rank 0 removes
- * it. */
+ * printed). The ranks of one mpirun share one. */
 const char *support_directory(void);
 /* "<support_directory>/NAME"; NAME is a format. A ring of 32 static strings. */
 const char *support_path(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -1,0 +1,380 @@
+/* ppo.c -- proximal policy optimisation from rewards (Schulman et al. 2017; Ziegler et al. 2019; Ouyang et al. 2022).
+ *
+ * An iteration: sample responses with the policy; score them; take log-probs of policy and reference and the critic's values on the very
+ * units that the update will use; shape rewards with the KL penalty; estimate advantages; and take several epochs of clipped
+ * steps. Before the first step every ratio is 1 to the last bit, or something is broken and the run says so. */
+#include "stages/ppo.h"
+
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/base/memory.h"
+#include "core/h5/h5.h"
+
+/* --- The iteration --- */
+
+static Status ppo_experience(Ppo *ppo)
+{
+    PhaseTimer *timer = &ppo->stage.timer;
+    phase_begin(timer, "rollout");
+    TRY(ppo_sample(ppo));
+    phase_tokens(timer, (double)ppo->rollout.responses);
+    ppo_score(ppo);
+    ppo_plan_units(ppo);
+    phase_begin(timer, "evaluate");
+    TRY(ppo_evaluate(ppo));
+    phase_tokens(timer, (double)ppo->rollout.tokens);
+    phase_begin(timer, "advantage");
+    ppo_advantage(ppo);
+    return status_ok();
+}
+
+/* Nats per response: the sum of log-ratios to the reference, averaged over responses. */
+static double ppo_mean_kl(const Rollout *rollout)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < rollout->responses; i++)
+        sum += (double)rollout->old_logprob[i] - (double)rollout->reference_logprob[i];
+    return sum / (double)rollout->sequences;
+}
+
+/* Ziegler et al. 2019, section 2.2: a proportional controller in log space. */
+static void ppo_adapt_kl(Ppo *ppo, double kl)
+{
+    if (ppo->config.kl_target <= 0)
+        return;
+    double error = fmin(fmax(kl / ppo->config.kl_target - 1, -0.2), 0.2);
+    ppo->kl_coefficient *= 1 + error * (double)ppo->rollout.sequences / ppo->config.kl_horizon;
+}
+
+static char *ppo_rollout_path(const Ppo *ppo, int64_t iteration)
+{
+    char name[48];
+    snprintf(name, sizeof name, "rollouts/iteration-%08lld.h5", (long long)iteration);
+    return text_join_path(ppo->stage.directory, name);
+}
+
+static Status ppo_keep_rollout(Ppo *ppo)
+{
+    if (ppo->config.keep_rollouts == 0)
+        return status_ok();
+    Stage *stage = &ppo->stage;
+    char *directory = text_join_path(stage->directory, "rollouts");
+    char *path = ppo_rollout_path(ppo, stage->step_index + 1);
+    Status status =
+        comm_agree(stage->comm, comm_rank(stage->comm) == 0 ? text_make_directories(directory) : status_ok());
+    if (!status_failed(status))
+        status = rollout_write(stage->comm, path, &ppo->rollout);
+    if (!status_failed(status) && ppo->config.keep_rollouts > 0 && comm_rank(stage->comm) == 0) {
+        char *old = ppo_rollout_path(ppo, stage->step_index + 1 - ppo->config.keep_rollouts);
+        unlink(old);
+        memory_free(&old);
+    }
+    memory_free(&path);
+    memory_free(&directory);
+    return status;
+}
+
+static char *ppo_interrupted_path(const Ppo *ppo)
+{
+    return text_join_path(ppo->stage.directory, "interrupted-rollout.h5");
+}
+
+/* Asked to stop: in the update the rollout must be kept beside the checkpoint, elsewhere the iteration starts anew. */
+static Status ppo_stopped(Ppo *ppo)
+{
+    if (ppo->phase == PPO_UPDATE) {
+        char *path = ppo_interrupted_path(ppo);
+        Status status = rollout_write(ppo->stage.comm, path, &ppo->rollout);
+        memory_free(&path);
+        TRY(status);
+        ppo->stage.saved = false;
+    }
+    return stage_stopped(&ppo->stage);
+}
+
+/* 1 - variance of (return - value) / variance of return, over all response tokens. */
+static double ppo_explained_variance(const Rollout *rollout)
+{
+    double n = (double)rollout->responses, sum = 0, error = 0;
+    for (int64_t i = 0; i < rollout->responses; i++) {
+        sum += rollout->returns[i];
+        error += (double)rollout->returns[i] - (double)rollout->value[i];
+    }
+    double mean = sum / n, mean_error = error / n, variance = 0, residual = 0;
+    for (int64_t i = 0; i < rollout->responses; i++) {
+        double r = rollout->returns[i] - mean, e = (double)rollout->returns[i] - (double)rollout->value[i] - mean_error;
+        variance += r * r;
+        residual += e * e;
+    }
+    return variance > 0 ? 1 - residual / variance : 0;
+}
+
+static double ppo_mean(const float *values, int64_t count)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++)
+        sum += values[i];
+    return count > 0 ? sum / (double)count : 0;
+}
+
+static void ppo_log_rollout(Ppo *ppo, double kl)
+{
+    Stage *stage = &ppo->stage;
+    const Rollout *rollout = &ppo->rollout;
+    double ended = 0, shortest = 1e18, longest = 0, drift = 0, drift_most = 0;
+    for (int64_t i = 0; i < rollout->sequences; i++) {
+        ended += rollout->stopped[i];
+        shortest = fmin(shortest, rollout->response_length[i]);
+        longest = fmax(longest, rollout->response_length[i]);
+    }
+    for (int64_t i = 0; i < rollout->responses; i++) {
+        double difference = fabs((double)rollout->sampled_logprob[i] - (double)rollout->old_logprob[i]);
+        drift += difference;
+        drift_most = fmax(drift_most, difference);
+    }
+    double n = (double)rollout->sequences;
+    stage_log(stage, "reward", ppo_mean(rollout->reward_raw, rollout->sequences), true);
+    stage_log(stage, "score", ppo_mean(rollout->score, rollout->sequences), false);
+    stage_log(stage, "shaped_reward",
+              ppo_mean(rollout->reward_shaped, rollout->responses) * (double)rollout->responses / n, false);
+    for (int r = 0; r < rollout->rewards; r++) {
+        char name[96];
+        snprintf(name, sizeof name, "reward/%s", rollout->reward_name[r]);
+        stage_log(stage, name, ppo_mean(rollout->reward[r], rollout->sequences), rollout->rewards > 1);
+    }
+    stage_log(stage, "kl", kl, true);
+    stage_log(stage, "kl_coefficient", rollout->kl_coefficient, false);
+    stage_log(stage, "entropy", ppo->entropy, true);
+    stage_log(stage, "length", (double)rollout->responses / n, true);
+    stage_log(stage, "length_min", shortest, false);
+    stage_log(stage, "length_max", longest, false);
+    stage_log(stage, "ended", ended / n, false);
+    stage_log(stage, "value", ppo_mean(rollout->value, rollout->responses), false);
+    stage_log(stage, "explained_variance", ppo_explained_variance(rollout), false);
+    stage_log(stage, "logprob_drift", drift / (double)rollout->responses, false);
+    stage_log(stage, "logprob_drift_max", drift_most, false);
+}
+
+static void ppo_log_update(Ppo *ppo)
+{
+    Stage *stage = &ppo->stage;
+    const PpoUpdateStats *update = &ppo->update;
+    double n = update->minibatches > 0 ? (double)update->minibatches : 1;
+    stage_log(stage, "policy_loss", update->policy_loss / n, false);
+    stage_log(stage, "value_loss", update->value_loss / n, false);
+    stage_log(stage, "clip_fraction", update->clipped / n, true);
+    stage_log(stage, "value_clip_fraction", update->value_clipped / n, false);
+    stage_log(stage, "approx_kl", update->approx_kl / n, false);
+    stage_log(stage, "approx_kl_k3", update->kl_k3 / n, false);
+    stage_log(stage, "ratio", update->ratio / n, false);
+    stage_log(stage, "actor_grad_norm", update->actor_norm / n, false);
+    stage_log(stage, "critic_grad_norm", update->critic_norm / n, false);
+    stage_log(stage, "actor_lr", update->actor_lr, false);
+    stage_log(stage, "critic_lr", update->critic_lr, false);
+    stage_log(stage, "minibatches", (double)update->minibatches, false);
+    stage_log(stage, "stopped_early", (double)update->stopped_early, false);
+}
+
+/* One iteration, or the rest of an interrupted one. */
+static Status ppo_iterate(Ppo *ppo)
+{
+    Stage *stage = &ppo->stage;
+    if (ppo->phase == PPO_SAMPLE) {
+        TRY(ppo_experience(ppo));
+        memset(&ppo->update, 0, sizeof ppo->update);
+        ppo->phase = PPO_UPDATE;
+        if (stage_should_stop(stage))
+            return ppo_stopped(ppo);
+    }
+    phase_begin(&stage->timer, "update");
+    Status status = ppo_update(ppo);
+    if (status.code == STATUS_STOPPED)
+        return ppo_stopped(ppo);
+    TRY(status);
+    phase_tokens(&stage->timer, (double)ppo->rollout.responses * (double)ppo->config.epochs);
+
+    double kl = ppo_mean_kl(&ppo->rollout);
+    phase_begin(&stage->timer, "save");
+    TRY(ppo_keep_rollout(ppo));
+    stage_log_begin(stage, stage->step_index + 1, "iteration");
+    ppo_log_rollout(ppo, kl);
+    ppo_log_update(ppo);
+    double reward = ppo_mean(ppo->rollout.reward_raw, ppo->rollout.sequences);
+    if (stage->step_index == 0) {
+        ppo->first_reward = reward;
+        ppo->first_kl = kl;
+    }
+    ppo->last_reward = reward;
+    ppo->last_kl = kl;
+    ppo_adapt_kl(ppo, kl);
+    int64_t tokens = ppo->rollout.responses;
+    ppo->phase = PPO_SAMPLE;
+    memset(&ppo->update, 0, sizeof ppo->update);
+    ppo->entropy = 0;
+    rollout_free(&ppo->rollout);
+    units_free(&ppo->plan);
+    stage->step_index++;
+    return stage_log_end(stage, tokens);
+}
+
+/* --- What it stands on --- */
+
+static Status ppo_prepare(Ppo *ppo)
+{
+    Stage *stage = &ppo->stage;
+    const PpoConfig *config = &ppo->config;
+    if (config->batch % config->samples_per_prompt != 0)
+        return config_error(stage->config, "ppo.samples_per_prompt", "must divide batch (%lld)",
+                            (long long)config->batch);
+    TRY(stage_model(stage, "policy", config->policy, NULL, HEAD_LM, &ppo->actor, NULL, &ppo->tokenizer));
+    TRY(stage_model(stage, "reference", config->reference ? config->reference : config->policy, NULL, HEAD_LM,
+                    &ppo->reference, NULL, NULL));
+    TRY(stage_model(stage, "critic", config->critic ? config->critic : config->policy, NULL, HEAD_SCALAR, &ppo->critic,
+                    NULL, NULL));
+    stage->tokenizer = ppo->tokenizer;
+    if (ppo->reference.shape.vocab != ppo->actor.shape.vocab || ppo->critic.shape.vocab != ppo->actor.shape.vocab)
+        return config_error(stage->config, "ppo",
+                            "policy, reference and critic must share one vocabulary (%lld, %lld and %lld tokens)",
+                            (long long)ppo->actor.shape.vocab, (long long)ppo->reference.shape.vocab,
+                            (long long)ppo->critic.shape.vocab);
+    if (config->rollout && config_count(stage->config, "ppo.prompts") == 0)
+        return status_ok();
+    TRY(stage_dataset(stage, DATASET_PROMPT, "prompts", &ppo->data_config, ppo->tokenizer, &ppo->prompts));
+    if (!ppo->prompts)
+        return config_error(stage->config, "ppo.prompts", "a list of files with prompts is needed");
+    int64_t longest = dataset_longest(ppo->prompts) + config->max_new;
+    TRY(stage_check_length(stage, &ppo->actor.shape, longest));
+    TRY(stage_check_length(stage, &ppo->reference.shape, longest));
+    TRY(stage_check_length(stage, &ppo->critic.shape, longest));
+    TRY(rewards_open(&ppo->rewards, stage->comm, stage->device, ppo->tokenizer, stage->config, "ppo.rewards"));
+    if (ppo->rewards.count == 0)
+        return config_error(stage->config, "ppo.rewards", "a list of at least one reward is needed");
+    for (int r = 0; r < ppo->rewards.count; r++) {
+        char name[96];
+        snprintf(name, sizeof name, "reward/%s", ppo->rewards.item[r].name);
+        stage_parent(stage, name, ppo->rewards.item[r].kind->digest(ppo->rewards.item[r].self));
+    }
+    return status_ok();
+}
+
+static void ppo_state(Ppo *ppo)
+{
+    Stage *stage = &ppo->stage;
+    stage_trained_model(stage, "", &ppo->actor_trainer);
+    stage_trained_model(stage, "critic", &ppo->critic_trainer);
+    stage_state_double(stage, "kl_coefficient", &ppo->kl_coefficient);
+    stage_state_double(stage, "reward_count", &ppo->reward_count);
+    stage_state_double(stage, "reward_mean", &ppo->reward_mean);
+    stage_state_double(stage, "reward_m2", &ppo->reward_m2);
+    stage_state_double(stage, "first_reward", &ppo->first_reward);
+    stage_state_double(stage, "last_reward", &ppo->last_reward);
+    stage_state_double(stage, "first_kl", &ppo->first_kl);
+    stage_state_double(stage, "last_kl", &ppo->last_kl);
+    stage_state_double(stage, "entropy", &ppo->entropy);
+    stage_state_int(stage, "phase", &ppo->phase);
+    PpoUpdateStats *update = &ppo->update;
+    stage_state_int(stage, "update.minibatches", &update->minibatches);
+    stage_state_int(stage, "update.stopped_early", &update->stopped_early);
+    stage_state_double(stage, "update.policy_loss", &update->policy_loss);
+    stage_state_double(stage, "update.value_loss", &update->value_loss);
+    stage_state_double(stage, "update.entropy", &update->entropy);
+    stage_state_double(stage, "update.clipped", &update->clipped);
+    stage_state_double(stage, "update.value_clipped", &update->value_clipped);
+    stage_state_double(stage, "update.approx_kl", &update->approx_kl);
+    stage_state_double(stage, "update.kl_k3", &update->kl_k3);
+    stage_state_double(stage, "update.ratio", &update->ratio);
+    stage_state_double(stage, "update.actor_norm", &update->actor_norm);
+    stage_state_double(stage, "update.critic_norm", &update->critic_norm);
+    stage_state_double(stage, "update.actor_lr", &update->actor_lr);
+    stage_state_double(stage, "update.critic_lr", &update->critic_lr);
+}
+
+static Status ppo_read_rollout(Ppo *ppo, const char *path)
+{
+    TRY(rollout_read(ppo->stage.comm, path, ppo->actor.shape.vocab, &ppo->rollout));
+    ppo_plan_units(ppo);
+    ppo->phase = PPO_UPDATE;
+    return status_ok();
+}
+
+static Status ppo_resume(Ppo *ppo)
+{
+    Stage *stage = &ppo->stage;
+    bool resumed = false;
+    TRY(stage_resume(stage, &resumed));
+    char *path = ppo_interrupted_path(ppo);
+    Status status = status_ok();
+    if (resumed && ppo->phase == PPO_UPDATE) {
+        status = ppo_read_rollout(ppo, path);
+        if (!status_failed(status) && ppo->rollout.policy_step != stage->step_index)
+            status = status_error(STATUS_INPUT, "%s is of iteration %lld, the checkpoint of %lld", path,
+                                  (long long)ppo->rollout.policy_step, (long long)stage->step_index);
+    } else if (ppo->config.rollout && stage->step_index == 0) {
+        status = ppo_read_rollout(ppo, ppo->config.rollout);
+        if (!status_failed(status)) {
+            ppo->kl_coefficient = ppo->rollout.kl_coefficient;
+            ppo_reward_moments(ppo);
+        }
+        ppo->stranger = true;
+    }
+    memory_free(&path);
+    return status;
+}
+
+static Status ppo_train(Ppo *ppo)
+{
+    Stage *stage = &ppo->stage;
+    const PpoConfig *config = &ppo->config;
+    TRY(ppo_prepare(ppo));
+    int64_t iterations = config->rollout ? 1 : config->iterations;
+    int64_t steps = config->iterations * config->epochs * config->minibatches;
+    TRY(trainer_open(&ppo->actor_trainer, &ppo->actor, stage->comm, &ppo->actor_optimizer, stage->run.lanes, steps,
+                     &stage->model_arena));
+    TRY(trainer_open(&ppo->critic_trainer, &ppo->critic, stage->comm, &ppo->critic_optimizer, stage->run.lanes, steps,
+                     &stage->model_arena));
+    ppo->kl_coefficient = config->kl_coefficient;
+    ppo_state(ppo);
+    TRY(ppo_resume(ppo));
+    stage->progress = progress_start("ppo", stage->step_index, iterations);
+    while (stage->step_index < iterations) {
+        if (stage_should_stop(stage))
+            return ppo_stopped(ppo);
+        TRY(ppo_iterate(ppo));
+        TRY(stage_save_when_due(stage));
+    }
+    return stage_finish(stage);
+}
+
+Status ppo_run(Comm *comm, Device *device, const Config *config)
+{
+    Ppo *ppo = memory_new(1, sizeof *ppo);
+    bool complete = false;
+    Status status = stage_open(&ppo->stage, "ppo", comm, device, config);
+    if (!status_failed(status)) {
+        config_read(config, "ppo", ppo_keys, &ppo->config);
+        config_read(config, "ppo", data_config_keys, &ppo->data_config);
+        config_read(config, "ppo.actor_optimizer", optimizer_ppo_keys, &ppo->actor_optimizer);
+        config_read(config, "ppo.critic_optimizer", optimizer_ppo_keys, &ppo->critic_optimizer);
+        status = stage_is_complete(&ppo->stage, &complete);
+    }
+    if (!status_failed(status) && !complete)
+        status = ppo_train(ppo);
+    trainer_close(&ppo->actor_trainer);
+    trainer_close(&ppo->critic_trainer);
+    rewards_close(&ppo->rewards);
+    dataset_close(&ppo->prompts);
+    rollout_free(&ppo->rollout);
+    units_free(&ppo->plan);
+    unit_batch_free(&ppo->unit);
+    memory_free(&ppo->column);
+    memory_free(&ppo->order);
+    model_close(&ppo->actor);
+    model_close(&ppo->critic);
+    model_close(&ppo->reference);
+    tokenizer_close(&ppo->tokenizer);
+    stage_close(&ppo->stage);
+    memory_free(&ppo);
+    return status;
+}

@@ -1,0 +1,81 @@
+/* ppo.h -- what the files of PPO share: four models, one rollout, and how far the iteration has come.
+ *
+ *        ppo.c            the algorithm, as in the paper
+ *        ppo_rollout.c    sample responses and score them
+ *        ppo_advantage.c  log-probs and values on the units of the update; rewards, GAE, whitening
+ *        ppo_update.c     epochs and minibatches of clipped steps
+ *
+ * Every rank holds the whole rollout on the host (it is small beside a model); units of work are shared out, statistics are sums in the
+ * order of the rollout, so no number depends on how many ranks there are. */
+#ifndef STAGES_PPO_H
+#define STAGES_PPO_H
+
+#include "core/data/batch.h"
+#include "core/store/rollout.h"
+#include "rewards/reward.h"
+#include "stages/sections.h"
+#include "stages/stage.h"
+#include "stages/unit_batch.h"
+
+/* Where in an iteration a checkpoint stands. */
+typedef enum PpoPhase { PPO_SAMPLE, PPO_UPDATE } PpoPhase;
+
+/* Sums over the minibatches of one iteration, saved when it is interrupted between two of them. */
+typedef struct PpoUpdateStats {
+    int64_t minibatches;   /* done in this iteration */
+    int64_t stopped_early; /* 1: target_kl was reached */
+    double policy_loss, value_loss, entropy, clipped, value_clipped, approx_kl, kl_k3, ratio, actor_norm, critic_norm,
+        actor_lr, critic_lr;
+} PpoUpdateStats;
+
+typedef struct Ppo {
+    Stage stage;
+    PpoConfig config;
+    DataConfig data_config;
+    OptimizerConfig actor_optimizer, critic_optimizer;
+    Model actor, critic, reference;
+    Tokenizer *tokenizer;
+    Rewards rewards;
+    Dataset *prompts;
+    Trainer actor_trainer, critic_trainer;
+    /* State that goes from iteration to iteration. */
+    double kl_coefficient;
+    double reward_count, reward_mean, reward_m2; /* of raw rewards: Chan's running moments */
+    double first_reward, last_reward, first_kl, last_kl;
+    /* The iteration at hand. */
+    int64_t phase; /* PpoPhase */
+    Rollout rollout;
+    UnitPlan plan; /* units of the update: runs of sequences */
+    PpoUpdateStats update;
+    bool stranger;  /* the rollout came from a file: its old log-probs may be someone else's */
+    double entropy; /* mean of the policy's entropy over the rollout's tokens, before the update */
+    /* Scratch of units, grown once. */
+    UnitBatch unit;
+    float *column; /* per-row numbers of a unit */
+    int64_t column_capacity;
+    int64_t *order; /* units of the minibatch at hand */
+    int64_t minibatch_units;
+    double minibatch_tokens;
+} Ppo;
+
+/* Sample one response per (prompt, sample), and let every judge score them: fills rollout but log-probs of the update. [collective] */
+Status ppo_sample(Ppo *ppo);
+/* Reward of a response from the judges' total: normalised, clipped, corrected for a missing end; updates the running moments. */
+void ppo_score(Ppo *ppo);
+/* The part of ppo_score that outlives the iteration: moments of raw rewards. */
+void ppo_reward_moments(Ppo *ppo);
+/* Old and reference log-probs, values and entropy on the units of the update. [collective] */
+Status ppo_evaluate(Ppo *ppo);
+/* Per-token rewards, KL, advantages and returns. [local] */
+void ppo_advantage(Ppo *ppo);
+/* Epochs of minibatches from update.minibatches on. STATUS_STOPPED when asked to stop between two of them. [collective] */
+Status ppo_update(Ppo *ppo);
+
+/* The rollout's sequences cut into units: a function of lengths, unit_tokens, lanes and minibatches. */
+void ppo_plan_units(Ppo *ppo);
+/* The sequences of a unit, each without its last token, with one row for each response token. `weight` of each row. */
+void ppo_unit(Ppo *ppo, int64_t unit, float weight);
+/* First and one past the last response token of a unit. */
+Span ppo_unit_responses(const Ppo *ppo, int64_t unit);
+
+#endif

@@ -1,0 +1,171 @@
+/* ppo_advantage.c -- from responses to advantages: log-probs and values on the units of the update, KL-shaped rewards, GAE, whitening.
+ *
+ * Formulas: reward_shape, gae and whiten in core/tensor/ops.h. Values and log-probs of response token t are read at the position before it
+ * (ppo-checklist 17); advantages are whitened once over the iteration, with the biased variance (30). */
+#include <math.h>
+#include <string.h>
+
+#include "core/base/memory.h"
+#include "stages/ppo.h"
+
+/* --- Units of the update --- */
+
+void ppo_plan_units(Ppo *ppo)
+{
+    const Rollout *rollout = &ppo->rollout;
+    int64_t *length = memory_new((size_t)rollout->sequences, sizeof *length);
+    for (int64_t i = 0; i < rollout->sequences; i++)
+        length[i] = rollout->start[i + 1] - rollout->start[i];
+    units_free(&ppo->plan);
+    ppo->plan =
+        units_plan(length, rollout->sequences, ppo->config.unit_tokens, ppo->stage.run.lanes * ppo->config.minibatches);
+    memory_free(&length);
+}
+
+void ppo_unit(Ppo *ppo, int64_t unit, float weight)
+{
+    const Rollout *rollout = &ppo->rollout;
+    unit_batch_begin(&ppo->unit);
+    for (int64_t s = ppo->plan.unit_start[unit]; s < ppo->plan.unit_start[unit + 1]; s++) {
+        const int32_t *token = rollout->token + rollout->start[s];
+        int64_t prompt = rollout->prompt_length[s], response = rollout->response_length[s];
+        if (response == 0)
+            continue;
+        unit_batch_sequence(&ppo->unit, token, prompt + response - 1);
+        for (int64_t t = 0; t < response; t++)
+            unit_batch_row(&ppo->unit, prompt - 1 + t, token[prompt + t], weight);
+    }
+}
+
+Span ppo_unit_responses(const Ppo *ppo, int64_t unit)
+{
+    const int64_t *start = ppo->rollout.response_start;
+    return (Span){start[ppo->plan.unit_start[unit]], start[ppo->plan.unit_start[unit + 1]]};
+}
+
+/* --- Log-probs and values --- */
+
+/* One unit through actor, reference and critic, without gradients; what they say goes into the rollout. */
+static Status ppo_evaluate_unit(void *context, int64_t unit, Exec *exec, Tensor stats)
+{
+    Ppo *ppo = context;
+    Rollout *rollout = &ppo->rollout;
+    ppo_unit(ppo, unit, 0);
+    int64_t rows = ppo->unit.rows;
+    if (rows == 0)
+        return status_ok();
+    int64_t first = ppo_unit_responses(ppo, unit).from;
+    float temperature = (float)ppo->config.temperature;
+    unit_batch_upload(&ppo->unit, exec);
+    Tensor logprob = tensor_new1(exec->step, DTYPE_F32, rows), entropy = tensor_new1(exec->step, DTYPE_F32, rows);
+    size_t mark = arena_mark(exec->step);
+
+    Tensor hidden = model_hidden(&ppo->actor, exec, &ppo->unit.batch, NULL);
+    VocabularyHead head = model_vocabulary_head(&ppo->actor, temperature);
+    head_logprobs(exec, &head, unit_batch_gather(&ppo->unit, exec, hidden), ppo->unit.targets, logprob, entropy);
+    tensor_read(exec->device, logprob, rollout->old_logprob + first);
+    moments(exec, entropy, 0, stats);
+    arena_rewind(exec->step, mark);
+
+    hidden = model_hidden(&ppo->reference, exec, &ppo->unit.batch, NULL);
+    head = model_vocabulary_head(&ppo->reference, temperature);
+    head_logprobs(exec, &head, unit_batch_gather(&ppo->unit, exec, hidden), ppo->unit.targets, logprob,
+                  tensor_absent());
+    tensor_read(exec->device, logprob, rollout->reference_logprob + first);
+    arena_rewind(exec->step, mark);
+
+    hidden = model_hidden(&ppo->critic, exec, &ppo->unit.batch, NULL);
+    Tensor value = model_score(&ppo->critic, exec, unit_batch_gather(&ppo->unit, exec, hidden));
+    tensor_read(exec->device, value, rollout->value + first);
+    return status_ok();
+}
+
+/* Every rank has computed its run of units, a run of response tokens; all get all. */
+static void ppo_share(Ppo *ppo, Span mine, float *column)
+{
+    char *all = NULL;
+    Comm *comm = ppo->stage.comm;
+    size_t *offsets = memory_new((size_t)comm_size(comm) + 1, sizeof *offsets);
+    comm_allgather_ragged(comm, column + mine.from, (size_t)(mine.to - mine.from) * sizeof *column, &all, offsets);
+    REQUIRE(offsets[comm_size(comm)] == (size_t)ppo->rollout.responses * sizeof *column,
+            "%zu bytes of log-probs for %lld tokens", offsets[comm_size(comm)], (long long)ppo->rollout.responses);
+    memcpy(column, all, offsets[comm_size(comm)]);
+    memory_free(&all);
+    memory_free(&offsets);
+}
+
+static Status ppo_check_finite(const Ppo *ppo, const char *what, const float *values)
+{
+    for (int64_t i = 0; i < ppo->rollout.responses; i++)
+        if (!isfinite(values[i]))
+            return status_error(STATUS_NUMERIC, "iteration %lld: %s of response token %lld is %g",
+                                (long long)ppo->stage.step_index + 1, what, (long long)i, (double)values[i]);
+    return status_ok();
+}
+
+Status ppo_evaluate(Ppo *ppo)
+{
+    Stage *stage = &ppo->stage;
+    double stats[MOMENTS];
+    TRY(units_evaluate(stage->comm, &stage->exec, stage->run.lanes, ppo->plan.units, ppo_evaluate_unit, ppo, MOMENTS,
+                       stats));
+    ppo->entropy = stats[MOMENT_SUM] / (double)ppo->rollout.responses;
+    Span units = shard_rank_units(ppo->plan.units, stage->run.lanes, comm_size(stage->comm), comm_rank(stage->comm));
+    const int64_t *start = ppo->rollout.response_start;
+    Span mine = {start[ppo->plan.unit_start[units.from]], start[ppo->plan.unit_start[units.to]]};
+    ppo_share(ppo, mine, ppo->rollout.old_logprob);
+    ppo_share(ppo, mine, ppo->rollout.reference_logprob);
+    ppo_share(ppo, mine, ppo->rollout.value);
+    TRY(ppo_check_finite(ppo, "the policy's log-prob", ppo->rollout.old_logprob));
+    TRY(ppo_check_finite(ppo, "the reference's log-prob", ppo->rollout.reference_logprob));
+    return ppo_check_finite(ppo, "the value", ppo->rollout.value);
+}
+
+/* --- Rewards and advantages --- */
+
+/* x to variance 1 over all response tokens; mean 0, or kept. Two passes, in double. */
+static void ppo_whiten(Exec *exec, Tensor x, bool keep_mean)
+{
+    double sums[MOMENTS], count = (double)tensor_count(x);
+    Tensor result = tensor_new1(exec->step, DTYPE_F64, MOMENTS);
+    moments(exec, x, 0, result);
+    tensor_read(exec->device, result, sums);
+    double mean = sums[MOMENT_SUM] / count;
+    moments(exec, x, mean, result);
+    tensor_read(exec->device, result, sums);
+    double scale = 1 / sqrt(sums[MOMENT_SUM_SQUARES] / count + 1e-8);
+    whiten(exec, x, mean, scale, keep_mean ? mean : 0);
+}
+
+void ppo_advantage(Ppo *ppo)
+{
+    const PpoConfig *config = &ppo->config;
+    Rollout *rollout = &ppo->rollout;
+    Exec *exec = &ppo->stage.exec;
+    size_t mark = arena_mark(exec->step);
+    int64_t tokens = rollout->responses;
+    int32_t *start = memory_new((size_t)rollout->sequences + 1, sizeof *start);
+    for (int64_t i = 0; i <= rollout->sequences; i++)
+        start[i] = (int32_t)rollout->response_start[i];
+    Ragged rows = ragged_make(exec->device, exec->step, start, rollout->sequences);
+    Tensor logprob = unit_batch_floats(exec, rollout->old_logprob, tokens);
+    Tensor reference = unit_batch_floats(exec, rollout->reference_logprob, tokens);
+    Tensor value = unit_batch_floats(exec, rollout->value, tokens);
+    Tensor score = unit_batch_floats(exec, rollout->score, rollout->sequences);
+    Tensor reward = tensor_new1(exec->step, DTYPE_F32, tokens), kl = tensor_new1(exec->step, DTYPE_F32, tokens);
+    Tensor advantage = tensor_new1(exec->step, DTYPE_F32, tokens), returns = tensor_new1(exec->step, DTYPE_F32, tokens);
+
+    reward_shape(exec, config->kl, logprob, reference, score, &rows, (float)ppo->kl_coefficient, reward, kl);
+    if (config->whiten_rewards)
+        ppo_whiten(exec, reward, true);
+    gae(exec, reward, value, &rows, (float)config->gamma, (float)config->lambda, advantage, returns);
+    if (config->whiten_advantages)
+        ppo_whiten(exec, advantage, false);
+
+    tensor_read(exec->device, reward, rollout->reward_shaped);
+    tensor_read(exec->device, kl, rollout->kl);
+    tensor_read(exec->device, advantage, rollout->advantage);
+    tensor_read(exec->device, returns, rollout->returns);
+    memory_free(&start);
+    arena_rewind(exec->step, mark);
+}
