@@ -1,6 +1,7 @@
 //TEST labels=cpu;data timeout=120
 /* Decoding as tokens arrive gives, in pieces that are whole characters, exactly the text of decoding at once; cutting a sequence in two anywhere
  * and decoding the second part as a continuation loses and adds nothing; random ids give valid UTF-8. */
+#include <pthread.h>
 #include <string.h>
 
 #include "core/base/rng.h"
@@ -138,9 +139,60 @@ static void test_random_ids(void **state)
     }
 }
 
+/* One tokenizer, four threads: each gets what one thread alone gets, whoever has the cache of words. */
+enum { THREADS = 4, ROUNDS = 200 };
+
+typedef struct Job {
+    const Tokenizer *tokenizer;
+    const Text *text;
+    const TokenList *expected;
+    bool equal;
+} Job;
+
+static void *encode_often(void *argument)
+{
+    Job *job = argument;
+    TokenList ids = {0};
+    job->equal = true;
+    for (int round = 0; round < ROUNDS; round++) {
+        ids.count = 0;
+        Status status = tokenizer_encode(job->tokenizer, job->text->bytes, job->text->size, 0, &ids);
+        job->equal = job->equal && !status_failed(status) && ids.count == job->expected->count &&
+                     memcmp(ids.ids, job->expected->ids, (size_t)ids.count * sizeof *ids.ids) == 0;
+    }
+    token_list_free(&ids);
+    return NULL;
+}
+
+static void test_threads(void **state)
+{
+    (void)state;
+    Tokenizer *tokenizer;
+    Text text = {0};
+    TokenList expected = {0};
+    assert_ok(tokenizer_open(&tokenizer, support_data("tokenizers/gpt2/encoder.json")));
+    assert_ok(text_read_file(support_data("datasets/tinyshakespeare/input.txt"), 4 << 20, &text));
+    text.size = 5000;
+    assert_ok(tokenizer_encode(tokenizer, text.bytes, text.size, 0, &expected));
+    Job jobs[THREADS];
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; i++) {
+        jobs[i] = (Job){tokenizer, &text, &expected, false};
+        assert_int_equal(pthread_create(&threads[i], NULL, encode_often, &jobs[i]), 0);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        assert_true(jobs[i].equal);
+    }
+    token_list_free(&expected);
+    text_free(&text);
+    tokenizer_close(&tokenizer);
+}
+
 int main(void)
 {
     support_need_data();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_real_texts), cmocka_unit_test(test_random_ids)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_real_texts), cmocka_unit_test(test_random_ids),
+                                       cmocka_unit_test(test_threads)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -326,6 +326,22 @@ static Status parse_roles(Tokenizer *tokenizer, JsonPlace place, const json_t *r
     return status_ok();
 }
 
+json_t *tokenizer_bos_template(const char *token, int32_t id)
+{
+    json_t *special = json_pack("{s:{s:s, s:i}}", "SpecialToken", "id", token, "type_id", 0);
+    json_t *sequences[2];
+    for (int i = 0; i < 2; i++)
+        sequences[i] = json_pack("{s:{s:s, s:i}}", "Sequence", "id", i ? "B" : "A", "type_id", i);
+    json_t *value = json_pack("{s:s, s:[O, O], s:[O, O, O], s:{s:{s:s, s:[i], s:[s]}}}", "type", "TemplateProcessing",
+                              "single", special, sequences[0], "pair", special, sequences[0], sequences[1],
+                              "special_tokens", token, "id", token, "ids", (int)id, "tokens", token);
+    REQUIRE(value, "a post-processor from its parts");
+    json_decref(special);
+    json_decref(sequences[0]);
+    json_decref(sequences[1]);
+    return value;
+}
+
 /* --- The whole -----------------------------------------------------------------------------------------------------*/
 
 Status tokenizer_parse(Tokenizer *tokenizer, JsonPlace place, json_t *root, const TokenizerHints *hints)

@@ -203,6 +203,8 @@ Status tokenizer_parse(Tokenizer *tokenizer, JsonPlace place, json_t *root, cons
 Status tokenizer_from_json(Tokenizer **tokenizer, const char *name, json_t *root, const TokenizerHints *hints);
 /* The tokenizer.json of a SentencePiece model; *root is owned by the caller. */
 Status sentencepiece_to_json(const char *path, const void *bytes, size_t size, json_t **root);
+/* The "post_processor" by which other programs put this token in front of a text. */
+json_t *tokenizer_bos_template(const char *token, int32_t id);
 /* Offset of the first byte that is no UTF-8, or `size`. */
 size_t utf8_check(const char *bytes, size_t size);
 /* The character at `text` (valid UTF-8) and its length. */

@@ -176,6 +176,8 @@ static Status convert(JsonPlace place, const Sentencepiece__Model *model, json_t
                       "added_tokens", make_added(model), "normalizer", make_normalizer(model->normalizer),
                       "pre_tokenizer", "post_processor", "decoder", make_decoder(model->normalizer), "model", parts);
         REQUIRE(*root, "a tokenizer.json from its parts");
+        if (bos >= 0)
+            json_object_set_new(*root, "post_processor", tokenizer_bos_template(model->pieces[bos]->piece, bos));
     }
     bpe_free(&bpe);
     json_decref(vocab);

@@ -445,6 +445,8 @@ Status tokenizer_train(const TokenizerTrainer *trainer, const TokenizerTrainConf
                              1, "use_regex", 1, "post_processor", "decoder", "type", "ByteLevel", "add_prefix_space", 0,
                              "trim_offsets", 1, "use_regex", 1, "model", model);
     REQUIRE(root, "a tokenizer.json from its parts");
+    if (config->adds_bos && bos >= 0)
+        json_object_set_new(root, "post_processor", tokenizer_bos_template(config->bos, bos));
     if (!status_failed(status))
         json_append(json, root);
     json_decref(root);
