@@ -234,12 +234,15 @@ static void test_errors_name_the_request(void **state)
     assert_fails(generate(&tiny.model, &tiny.exec, job.request, REQUESTS, &options, job.result), STATUS_USAGE,
                  "prompt 7 is empty");
     job.request[7].prompt_count = 1;
+    assert_int_equal(arena_mark(&tiny.step), 0);
+#ifndef TERCET_CHECKED /* a checked build aborts in the op that makes the first number that is none */
     /* One weight that is no number: every logit of the first token is none. */
     float bad = NAN;
     tensor_write(&tiny.device, tensor_range(params_of(&tiny.model.params, VIEW_FINAL_NORM_GAIN, 0).value, 0, 1), &bad);
     assert_fails(generate(&tiny.model, &tiny.exec, job.request, REQUESTS, &options, job.result), STATUS_NUMERIC,
                  "not finite");
     assert_int_equal(arena_mark(&tiny.step), 0);
+#endif
     tiny_close(&tiny);
 }
 
@@ -272,6 +275,35 @@ static void test_long_lists_are_prefilled_in_pieces(void **state)
     tiny_close(&tiny);
 }
 
+/* The same code on the device that computes nothing asks for the same memory: that is what a plan prints. */
+static void test_a_dry_run_plans_the_memory(void **state)
+{
+    (void)state;
+    ModelShape shape = tiny_shape("llama", true);
+    Tiny tiny;
+    tiny_open(&tiny, &shape, HEAD_LM, 28, 6);
+    Job job;
+    job_make(&job, shape.vocab, 7);
+    GenerateOptions options = options_make(4, 1);
+    job_run(&tiny, &job, &options);
+
+    Device dry;
+    Model model;
+    Arena step;
+    assert_ok(device_open_dry(&dry));
+    assert_ok(model_open(&model, &dry, &shape, HEAD_LM));
+    assert_ok(device_arena(&dry, &step, "step", 0));
+    Exec exec = {&dry, &step, NULL};
+    Job planned;
+    job_make(&planned, shape.vocab, 7);
+    assert_ok(generate(&model, &exec, planned.request, REQUESTS, &options, planned.result));
+    assert_int_equal(step.high_water, tiny.step.high_water);
+    arena_close(&step);
+    model_close(&model);
+    device_close(&dry);
+    tiny_close(&tiny);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -282,6 +314,7 @@ int main(void)
         cmocka_unit_test(test_one_read_per_round_and_greedy_takes_the_best),
         cmocka_unit_test(test_errors_name_the_request),
         cmocka_unit_test(test_long_lists_are_prefilled_in_pieces),
+        cmocka_unit_test(test_a_dry_run_plans_the_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -57,6 +58,17 @@ void text_printf(Text *text, const char *format, ...)
     va_start(arguments, format);
     text_vprintf(text, format, arguments);
     va_end(arguments);
+}
+
+void text_append_float(Text *text, float value)
+{
+    char digits[32];
+    for (int precision = 6; precision <= 9; precision++) {
+        snprintf(digits, sizeof digits, "%.*g", precision, (double)value);
+        if (strtof(digits, NULL) == value)
+            break;
+    }
+    text_append_string(text, digits);
 }
 
 void text_clear(Text *text)

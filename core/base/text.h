@@ -19,6 +19,8 @@ void text_append(Text *text, const void *bytes, size_t size);
 void text_append_string(Text *text, const char *string);
 void text_printf(Text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void text_vprintf(Text *text, const char *format, va_list arguments) __attribute__((format(printf, 2, 0)));
+/* The shortest decimal form that reads back as the same float: 1e-05, not 9.99999975e-06. `value` is finite. */
+void text_append_float(Text *text, float value);
 void text_clear(Text *text);
 void text_free(Text *text);
 /* Never NULL. */

@@ -125,10 +125,12 @@ char *model_shape_to_text(const ModelShape *shape)
     text_printf(&text, "{\"arch\": \"%s\"", shape->arch->name);
     for (int i = 0; i < SHAPE_FIELDS; i++)
         text_printf(&text, ", \"%s\": %lld", shape_fields[i].name, (long long)*shape_field(shape, i));
-    /* Nine digits bring a float back bit for bit. */
-    text_printf(&text, ", \"norm_epsilon\": %.9g", (double)shape->norm_epsilon);
-    if (shape->arch->position == POSITION_ROPE)
-        text_printf(&text, ", \"rope_base\": %.9g", (double)shape->rope_base);
+    text_append_string(&text, ", \"norm_epsilon\": ");
+    text_append_float(&text, shape->norm_epsilon);
+    if (shape->arch->position == POSITION_ROPE) {
+        text_append_string(&text, ", \"rope_base\": ");
+        text_append_float(&text, shape->rope_base);
+    }
     text_printf(&text, ", \"tied\": %s}", shape->tied ? "true" : "false");
     char *result = memory_strdup(text_string(&text));
     text_free(&text);

@@ -227,7 +227,9 @@ void huggingface_config_write(const Model *model, const Tokenizer *tokenizer, Te
         } else {
             float value;
             memcpy(&value, field, sizeof value);
-            text_printf(text, "  \"%s\": %.9g,\n", row->key, (double)value);
+            text_printf(text, "  \"%s\": ", row->key);
+            text_append_float(text, value);
+            text_append_string(text, ",\n");
         }
     }
     for (const FixedRow *row = table->fixed; row->key; row++)
