@@ -6,11 +6,11 @@
  * head in group, so a tile of keys is fetched once for all of them, and a decode step of one query still has `group`
  * rows. An item of work is up to TILE_ROWS rows of one sequence and key head; items write disjoint places and are
  * independent, so who computes them changes nothing.
- * Few rows of wide heads (decode) read keys as they lie, by dot products; else a tile of keys is transposed first. */
+ * Many rows stand across, one lane each; few rows (decode) run over keys, by dot products where heads are wide. */
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/tile.h"
 
-enum { STRIP = 16, ROWS_BY_DOT = 8, DIM_BY_DOT = 32 };
+enum { FEW_ROWS = 4, DIM_BY_DOT = 32 };
 
 typedef struct Item {
     int64_t sequence, kv_head, first_row, rows;
@@ -99,67 +99,177 @@ static void softmax_row(float *scores, int64_t valid, int64_t width, RowState *s
     state->sum[row] += vec_sum(sum);
 }
 
-static void attend(const AttentionForwardArgs *args, Item item)
+/* Where an item's rows begin, and the scaled query of each in units of log 2. */
+static void queries_load(const AttentionForwardArgs *args, const Sequence *sequence, Item item, float *query)
 {
-    float query[TILE_ROWS * HEAD_DIM_MAX], gathered[TILE_ROWS * HEAD_DIM_MAX];
-    float keys[HEAD_DIM_MAX * TILE_KEYS], values[TILE_KEYS * HEAD_DIM_MAX], scores[STRIP * TILE_KEYS];
-    RowState state;
-    int64_t dim = args->head_dim, padded = tile_padded(dim), group = args->heads / args->kv_heads;
+    int64_t dim = args->head_dim, group = args->heads / args->kv_heads;
     int64_t stride = (args->heads + 2 * args->kv_heads) * dim;
-    Sequence sequence = sequence_of(args, item.sequence, item.kv_head);
+    float scale = args->scale * VEC_LOG2_E;
     RowAt at = row_at(item.first_row, group);
     for (int64_t r = 0; r < item.rows; r++, row_step(&at, group)) {
-        const float *q = args->qkv + (sequence.start + at.query) * stride + (item.kv_head * group + at.head) * dim;
+        const float *q = args->qkv + (sequence->start + at.query) * stride + (item.kv_head * group + at.head) * dim;
         for (int64_t d = 0; d < dim; d++)
-            query[r * dim + d] = q[d] * (args->scale * VEC_LOG2_E);
-        memset(gathered + r * padded, 0, sizeof(float) * (size_t)padded);
+            query[r * dim + d] = q[d] * scale;
+    }
+}
+
+/* gathered (rows, ld) over sum -> out, and lse. */
+static void rows_store(const AttentionForwardArgs *args, const Sequence *sequence, Item item, const float *gathered,
+                       int64_t ld, const RowState *state)
+{
+    int64_t dim = args->head_dim, group = args->heads / args->kv_heads;
+    RowAt at = row_at(item.first_row, group);
+    for (int64_t r = 0; r < item.rows; r++, row_step(&at, group)) {
+        int64_t place = (sequence->start + at.query) * args->heads + item.kv_head * group + at.head;
+        float inverse = 1.0f / state->sum[r], *out = args->out + place * dim;
+        for (int64_t d = 0; d < dim; d++)
+            out[d] = gathered[r * ld + d] * inverse;
+        if (args->lse)
+            args->lse[place] = (state->largest[r] + log2f(state->sum[r])) * VEC_LN_2;
+    }
+}
+
+/* Up to FEW_ROWS rows, one after the other: registers run over keys, then over head_dim. */
+static void attend_few(const AttentionForwardArgs *args, Item item)
+{
+    float query[FEW_ROWS * HEAD_DIM_MAX], gathered[FEW_ROWS * HEAD_DIM_MAX] = {0};
+    float keys[HEAD_DIM_MAX * TILE_KEYS], values[TILE_KEYS * HEAD_DIM_MAX], scores[FEW_ROWS * TILE_KEYS];
+    RowState state;
+    int64_t dim = args->head_dim, padded = tile_padded(dim), group = args->heads / args->kv_heads;
+    Sequence sequence = sequence_of(args, item.sequence, item.kv_head);
+    queries_load(args, &sequence, item, query);
+    for (int64_t r = 0; r < item.rows; r++) {
         state.largest[r] = -INFINITY;
         state.sum[r] = 0.0f;
     }
-    bool by_dot = item.rows <= ROWS_BY_DOT && dim >= DIM_BY_DOT;
     int64_t last_query = (item.first_row + item.rows - 1) / group, keys_end = sequence.past + last_query + 1;
     for (int64_t from = 0; from < keys_end; from += TILE_KEYS) {
-        int64_t count = min_i64(TILE_KEYS, keys_end - from);
+        int64_t count = min_i64(TILE_KEYS, keys_end - from), width = tile_padded(count);
         TileRows k = {sequence.k.at + from * sequence.k.ld, sequence.k.ld};
         TileRows v = {sequence.v.at + from * sequence.v.ld, sequence.v.ld};
-        if (!by_dot)
-            tile_transpose(k, count, dim, keys);
         v = tile_rows_padded(v, count, dim, values);
-        for (int64_t strip = 0; strip < item.rows; strip += STRIP) {
-            int64_t rows = min_i64(STRIP, item.rows - strip);
-            int64_t last = sequence.past + (item.first_row + strip + rows - 1) / group;
-            int64_t seen = min_i64(count, last + 1 - from), width = tile_padded(seen);
-            if (seen <= 0)
-                continue;
-            if (by_dot)
-                for (int64_t r = 0; r < rows; r++)
-                    scores_by_dot(query + (strip + r) * dim, k, seen, dim, scores + r * TILE_KEYS);
+        if (dim >= DIM_BY_DOT) {
+            for (int64_t r = 0; r < item.rows; r++)
+                scores_by_dot(query + r * dim, k, count, dim, scores + r * TILE_KEYS);
+        } else {
+            tile_transpose(k, count, dim, keys);
+            tile_product(item.rows, width, dim, (TileA){query, dim, 1}, keys, TILE_KEYS, scores, TILE_KEYS, false);
+        }
+        RowAt at = row_at(item.first_row, group);
+        for (int64_t r = 0; r < item.rows; r++, row_step(&at, group)) {
+            int64_t valid = min_i64(count, sequence.past + at.query + 1 - from);
+            if (valid > 0)
+                softmax_row(scores + r * TILE_KEYS, valid, width, &state, r, gathered + r * padded, padded);
             else
-                tile_product(rows, width, dim, (TileA){query + strip * dim, dim, 1}, keys, TILE_KEYS, scores, TILE_KEYS,
-                             false);
-            at = row_at(item.first_row + strip, group);
-            for (int64_t r = 0; r < rows; r++, row_step(&at, group)) {
-                int64_t valid = min_i64(seen, sequence.past + at.query + 1 - from);
-                float *row = scores + r * TILE_KEYS;
-                if (valid > 0)
-                    softmax_row(row, valid, width, &state, strip + r, gathered + (strip + r) * padded, padded);
-                else
-                    memset(row, 0, sizeof(float) * (size_t)width);
-            }
-            tile_product(rows, padded, seen, (TileA){scores, TILE_KEYS, 1}, v.at, v.ld, gathered + strip * padded,
-                         padded, true);
+                memset(scores + r * TILE_KEYS, 0, sizeof(float) * (size_t)width);
+        }
+        tile_product(item.rows, padded, count, (TileA){scores, TILE_KEYS, 1}, v.at, v.ld, gathered, padded, true);
+    }
+    rows_store(args, &sequence, item, gathered, padded, &state);
+}
+
+/* What attend_many() works in: everything lies across, one lane per row. */
+typedef struct Across {
+    float query[HEAD_DIM_MAX * TILE_ROWS];                          /* (dim, rows) */
+    float gathered[HEAD_DIM_MAX * TILE_ROWS];                       /* (dim, rows) */
+    float scores[TILE_KEYS * TILE_ROWS];                            /* (keys, lanes of the block) */
+    float k[TILE_KEYS * HEAD_DIM_MAX], v[TILE_KEYS * HEAD_DIM_MAX]; /* (keys, dim) */
+    int32_t limit[TILE_ROWS];                                       /* the last key that each row may see */
+    RowState state;
+} Across;
+
+/* One register of rows against one tile of scores, turned into probabilities about a running maximum. */
+VEC_INLINE void softmax_lanes(Across *work, int64_t lane, float *scores, int64_t ld, int64_t from, int64_t count,
+                              int64_t dim)
+{
+    VecI limit;
+    memcpy(&limit, work->limit + lane, sizeof limit);
+    int32_t least = work->limit[lane];
+    Vec before = vec_load(work->state.largest + lane), most = before;
+    /* Rows stand in order, so keys up to the first row's limit are seen by all. */
+    int64_t open = max_i64(min_i64(count, least + 1 - from), 0), j = 0;
+    for (; j < open; j++)
+        most = vec_max(vec_load(scores + j * ld), most);
+    for (; j < count; j++) {
+        VecI key = (VecI){0} + (int32_t)(from + j);
+        Vec s = vec_select(key > limit, vec_set(-INFINITY), vec_load(scores + j * ld));
+        vec_store(scores + j * ld, s);
+        most = vec_max(s, most);
+    }
+    Vec sum = {0};
+    for (j = 0; j < count; j++) {
+        Vec p = vec_exp2(vec_load(scores + j * ld) - most);
+        vec_store(scores + j * ld, p);
+        sum += p;
+    }
+    Vec factor = vec_exp2(before - most);
+    vec_store(work->state.sum + lane, vec_load(work->state.sum + lane) * factor + sum);
+    vec_store(work->state.largest + lane, most);
+    if (from == 0)
+        return;
+    for (int64_t d = 0; d < dim; d++) {
+        float *gathered = work->gathered + d * TILE_ROWS + lane;
+        vec_store(gathered, vec_load(gathered) * factor);
+    }
+}
+
+/* Many rows: one lane per row, so neither softmax nor masks need anything across lanes, and keys and values are read as
+ * they lie. */
+static void attend_many(const AttentionForwardArgs *args, Item item)
+{
+    Across work;
+    float rows[TILE_ROWS * HEAD_DIM_MAX]; /* (rows, dim) */
+    int64_t dim = args->head_dim, group = args->heads / args->kv_heads;
+    Sequence sequence = sequence_of(args, item.sequence, item.kv_head);
+    queries_load(args, &sequence, item, rows);
+    tile_transpose((TileRows){rows, dim}, item.rows, dim, work.query);
+    RowAt at = row_at(item.first_row, group);
+    for (int64_t r = 0; r < tile_padded(item.rows); r++) {
+        work.limit[r] = (int32_t)(sequence.past + at.query);
+        work.state.largest[r] = -INFINITY;
+        work.state.sum[r] = 0.0f;
+        if (r + 1 < item.rows) /* lanes past the last row repeat it */
+            row_step(&at, group);
+    }
+    int64_t whole = tile_padded(item.rows), keys_end = work.limit[whole - 1] + 1;
+    for (int64_t from = 0; from < keys_end; from += TILE_KEYS) {
+        int64_t tile = min_i64(TILE_KEYS, keys_end - from);
+        TileRows k =
+            tile_rows_close((TileRows){sequence.k.at + from * sequence.k.ld, sequence.k.ld}, tile, dim, work.k);
+        TileRows v =
+            tile_rows_close((TileRows){sequence.v.at + from * sequence.v.ld, sequence.v.ld}, tile, dim, work.v);
+        for (int64_t lane = 0; lane < whole; lane += 2 * LANES) {
+            int64_t width = min_i64(whole - lane, 2 * LANES);
+            int64_t count = min_i64(tile, work.limit[lane + width - 1] + 1 - from);
+            if (count <= 0)
+                continue;
+            tile_product(count, width, dim, (TileA){k.at, k.ld, 1}, work.query + lane, TILE_ROWS, work.scores, width,
+                         false);
+            for (int64_t i = 0; i < width; i += LANES)
+                softmax_lanes(&work, lane + i, work.scores + i, width, from, count, dim);
+            tile_product(dim, width, count, (TileA){v.at, 1, v.ld}, work.scores, width, work.gathered + lane, TILE_ROWS,
+                         from > 0);
         }
     }
-    at = row_at(item.first_row, group);
-    for (int64_t r = 0; r < item.rows; r++, row_step(&at, group)) {
-        int64_t token = sequence.start + at.query, head = item.kv_head * group + at.head;
-        float inverse = 1.0f / state.sum[r];
-        float *out = args->out + (token * args->heads + head) * dim;
-        for (int64_t d = 0; d < dim; d++)
-            out[d] = gathered[r * padded + d] * inverse;
-        if (args->lse)
-            args->lse[token * args->heads + head] = (state.largest[r] + log2f(state.sum[r])) * VEC_LN_2;
-    }
+    for (int64_t lane = 0; lane < item.rows; lane += LANES)
+        for (int64_t d = 0; d < dim; d++) {
+            if (d % LANES == 0 && d + LANES <= dim && lane + LANES <= item.rows) {
+                vec_transpose(work.gathered + d * TILE_ROWS + lane, TILE_ROWS, rows + lane * dim + d, dim);
+                d += LANES - 1;
+            } else {
+                for (int64_t r = lane; r < min_i64(lane + LANES, item.rows); r++)
+                    rows[r * dim + d] = work.gathered[d * TILE_ROWS + r];
+            }
+        }
+    rows_store(args, &sequence, item, rows, dim, &work.state);
+}
+
+static void attend(const AttentionForwardArgs *args, Item item)
+{
+    if (item.rows <= FEW_ROWS)
+        attend_few(args, item);
+    else
+        attend_many(args, item);
 }
 
 void KERNEL(attention_forward)(Device *device, const AttentionForwardArgs *args)

@@ -51,8 +51,8 @@ VEC_INLINE void tile_block(const int rows, const int vecs, TileA a, const float 
             vec_store(c + i * ldc + j * LANES, sum[i][j]);
 }
 
-static inline void tile_product(int64_t m, int64_t n, int64_t k, TileA a, const float *b, int64_t ldb, float *c,
-                                int64_t ldc, bool accumulate)
+static __attribute__((noinline, unused)) void tile_product(int64_t m, int64_t n, int64_t k, TileA a, const float *b,
+                                                           int64_t ldb, float *c, int64_t ldc, bool accumulate)
 {
     int64_t j = 0;
     for (; j + 2 * LANES <= n; j += 2 * LANES) {
@@ -120,6 +120,16 @@ static inline TileRows tile_rows_padded(TileRows rows, int64_t count, int64_t di
             buffer[j * padded + d] = 0.0f;
     }
     return (TileRows){buffer, padded};
+}
+
+/* The rows one after the other: far-apart rows of a fused qkv would each cost a page and crowd the same cache sets. */
+static inline TileRows tile_rows_close(TileRows rows, int64_t count, int64_t dim, float *buffer)
+{
+    if (rows.ld == dim)
+        return rows;
+    for (int64_t j = 0; j < count; j++)
+        memcpy(buffer + j * dim, rows.at + j * rows.ld, sizeof(float) * (size_t)dim);
+    return (TileRows){buffer, dim};
 }
 
 #endif
