@@ -153,8 +153,6 @@ static void test_refusals(void **state)
 {
     (void)state;
     Tokenizer *tokenizer;
-    assert_fails(tokenizer_open(&tokenizer, support_data("tokenizers/t5/t5_tokenizer_base.model")), STATUS_INPUT,
-                 "Unigram is not supported");
     assert_fails(tokenizer_open(&tokenizer, support_path("none/tokenizer.json")), STATUS_IO, "tokenizer.json");
     assert_ok(text_make_directories(support_path("empty")));
     assert_fails(tokenizer_open(&tokenizer, support_path("empty")), STATUS_INPUT, "no tokenizer here");
@@ -178,6 +176,14 @@ static void test_refusals(void **state)
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         assert_fails(tokenizer_from_bytes(&tokenizer, "given.json", refused[i][0], strlen(refused[i][0])), STATUS_INPUT,
                      refused[i][1]);
+}
+
+static void test_unigram_is_refused_by_name(void **state)
+{
+    (void)state;
+    Tokenizer *tokenizer;
+    assert_fails(tokenizer_open(&tokenizer, support_data("tokenizers/t5/t5_tokenizer_base.model")), STATUS_INPUT,
+                 "Unigram is not supported");
 }
 
 /* Text that is no UTF-8 is an error, not a crash. A word of a hundred thousand letters takes no time. */
@@ -216,11 +222,17 @@ static void test_hard_texts(void **state)
     memory_free(&word);
 }
 
+/* Without the real data the first group still runs. */
 int main(void)
 {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_parts), cmocka_unit_test(test_pair),
+                                       cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest data_tests[] = {cmocka_unit_test(test_files),
+                                            cmocka_unit_test(test_unigram_is_refused_by_name),
+                                            cmocka_unit_test(test_hard_texts)};
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    if (failed)
+        return failed;
     support_need_data();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_parts), cmocka_unit_test(test_files),
-                                       cmocka_unit_test(test_pair), cmocka_unit_test(test_refusals),
-                                       cmocka_unit_test(test_hard_texts)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(data_tests, NULL, NULL);
 }
