@@ -1,5 +1,6 @@
 /* A shape is checked field by field and survives its text form; parameters lie where the layout says and start alike. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "core/base/memory.h"
@@ -20,6 +21,20 @@ static void test_shape_text_returns(void **state)
         assert_false(model_shape_equal(&shape, &back));
         memory_free(&text);
     }
+}
+
+static void test_every_family_is_found_by_its_name(void **state)
+{
+    (void)state;
+    char names[128];
+    snprintf(names, sizeof names, "%s", arch_names());
+    int count = 0;
+    for (char *rest = names, *name; (name = strtok_r(rest, ", ", &rest)); count++) {
+        assert_string_equal(arch_find(name)->name, name);
+        assert_ptr_equal(arch_find_huggingface(arch_find(name)->huggingface), arch_find(name));
+    }
+    assert_int_equal(count, 2);
+    assert_null(arch_find("t5"));
 }
 
 static void test_shape_errors_name_the_field(void **state)
@@ -182,6 +197,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shape_text_returns),
+        cmocka_unit_test(test_every_family_is_found_by_its_name),
         cmocka_unit_test(test_shape_errors_name_the_field),
         cmocka_unit_test(test_layout),
         cmocka_unit_test(test_initialisation),

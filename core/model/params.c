@@ -118,7 +118,7 @@ static double view_deviation(ViewKind kind, const ModelShape *shape)
     /* What adds to the residual stream is scaled so that its variance does not grow with depth (Radford et al. 2019). */
     if (kind == VIEW_PROJECTION_WEIGHT || kind == VIEW_DOWN_WEIGHT)
         return init_deviation / sqrt(2.0 * (double)shape->layers);
-    /* Stiennon et al. 2020, as their code has it: lm-human-preferences details, item 33 of Huang et al. 2023. */
+    /* Stiennon et al. 2020 as their code has it; the paper's text says the variance, 1 / (width + 1), is the deviation. */
     if (kind == VIEW_SCORE_WEIGHT)
         return 1 / sqrt((double)shape->width + 1);
     return init_deviation;
