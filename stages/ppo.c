@@ -17,15 +17,15 @@
 static Status ppo_experience(Ppo *ppo)
 {
     PhaseTimer *timer = &ppo->stage.timer;
-    phase_begin(timer, "rollout");
+    stage_phase(&ppo->stage, "rollout");
     TRY(ppo_sample(ppo));
     phase_tokens(timer, (double)ppo->rollout.responses);
     ppo_score(ppo);
     ppo_plan_units(ppo);
-    phase_begin(timer, "evaluate");
+    stage_phase(&ppo->stage, "evaluate");
     TRY(ppo_evaluate(ppo));
     phase_tokens(timer, (double)ppo->rollout.tokens);
-    phase_begin(timer, "advantage");
+    stage_phase(&ppo->stage, "advantage");
     ppo_advantage(ppo);
     return status_ok();
 }
@@ -188,7 +188,7 @@ static Status ppo_iterate(Ppo *ppo)
         if (stage_should_stop(stage))
             return ppo_stopped(ppo);
     }
-    phase_begin(&stage->timer, "update");
+    stage_phase(stage, "update");
     Status status = ppo_update(ppo);
     if (status.code == STATUS_STOPPED)
         return ppo_stopped(ppo);
@@ -196,7 +196,7 @@ static Status ppo_iterate(Ppo *ppo)
     phase_tokens(&stage->timer, (double)ppo->rollout.responses * (double)ppo->config.epochs);
 
     double kl = ppo_mean_kl(&ppo->rollout);
-    phase_begin(&stage->timer, "save");
+    stage_phase(stage, "save");
     TRY(ppo_keep_rollout(ppo));
     stage_log_begin(stage, stage->step_index + 1, "iteration");
     ppo_log_rollout(ppo, kl);

@@ -90,7 +90,7 @@ static Status rm_evaluate_when_due(Rm *rm, int64_t steps_total)
     bool last = stage->step_index == steps_total;
     if (!rm->held_out || !(last || (rm->config.eval_every > 0 && stage->step_index % rm->config.eval_every == 0)))
         return status_ok();
-    phase_begin(&stage->timer, "evaluate");
+    stage_phase(stage, "evaluate");
     double stats[RANK_STATS];
     TRY(rm_evaluate(rm, rm->held_out, stats));
     rm->accuracy = rm_ratio(stats[RANK_CORRECT], stats[RANK_PAIRS]);
@@ -123,7 +123,7 @@ static Status rm_measure_rewards(Rm *rm)
 static Status rm_step(Rm *rm)
 {
     Stage *stage = &rm->stage;
-    phase_begin(&stage->timer, "train");
+    stage_phase(stage, "train");
     rm->source = rm->train;
     rm->examples = batch_step(rm->train, (uint64_t)stage->run.seed, stage->step_index, rm->config.batch,
                               rm->config.shuffle, rm->config.unit_tokens, stage->run.lanes);

@@ -76,7 +76,7 @@ static Status sft_evaluate_when_due(Sft *sft, int64_t steps_total)
     bool last = stage->step_index == steps_total;
     if (!sft->held_out || !(last || (sft->config.eval_every > 0 && stage->step_index % sft->config.eval_every == 0)))
         return status_ok();
-    phase_begin(&stage->timer, "evaluate");
+    stage_phase(stage, "evaluate");
     double loss = 0;
     TRY(sft_evaluate(sft, &loss));
     stage_log_begin(stage, stage->step_index, "evaluate");
@@ -94,7 +94,7 @@ static Status sft_evaluate_when_due(Sft *sft, int64_t steps_total)
 static Status sft_step(Sft *sft)
 {
     Stage *stage = &sft->stage;
-    phase_begin(&stage->timer, "train");
+    stage_phase(stage, "train");
     sft->source = sft->train;
     sft->examples = batch_step(sft->train, (uint64_t)stage->run.seed, stage->step_index, sft->config.batch,
                                sft->config.shuffle, sft->config.unit_tokens, stage->run.lanes);

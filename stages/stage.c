@@ -55,6 +55,7 @@ Status stage_open(Stage *stage, const char *name, Comm *comm, Device *device, co
     TRY(comm_agree(comm, local));
     TRY(device_arena(device, &stage->model_arena, "models", (size_t)stage->run.memory_limit));
     TRY(device_arena(device, &stage->step_arena, "step", (size_t)stage->run.memory_limit));
+    stage->phase = -1;
     stage->exec = (Exec){.device = device, .step = &stage->step_arena};
     config_dump_yaml(config, &stage->yaml);
     stage_config_digest(config, name, stage->config_digest);
@@ -224,6 +225,39 @@ static char *stage_machine(const Stage *stage)
     return machine;
 }
 
+/* --- Phases --- */
+
+static void stage_note_peak(Stage *stage)
+{
+    if (stage->phase >= 0 && stage->step_arena.high_water > stage->peak[stage->phase].bytes)
+        stage->peak[stage->phase].bytes = stage->step_arena.high_water;
+    stage->step_arena.high_water = stage->step_arena.used;
+}
+
+void stage_phase(Stage *stage, const char *name)
+{
+    stage_note_peak(stage);
+    phase_begin(&stage->timer, name);
+    for (stage->phase = 0; stage->phase < stage->peaks; stage->phase++)
+        if (strcmp(stage->peak[stage->phase].name, name) == 0)
+            return;
+    REQUIRE(stage->peaks < PROFILE_PHASES_MAX, "too many phases at %s", name);
+    stage->peak[stage->peaks++].name = name;
+}
+
+/* One line: what the run's arenas came to. */
+static void stage_report_memory(Stage *stage)
+{
+    Text line = {0};
+    stage_note_peak(stage);
+    text_printf(&line, "models %s", text_bytes((double)stage->model_arena.high_water));
+    for (int i = 0; i < stage->peaks; i++)
+        if (stage->peak[i].bytes > 0)
+            text_printf(&line, ", %s %s", stage->peak[i].name, text_bytes((double)stage->peak[i].bytes));
+    log_info("%s memory of this rank's arenas: %s", stage->name, text_string(&line));
+    text_free(&line);
+}
+
 /* --- Saving, and going on --- */
 
 static Status stage_write(Stage *stage, const char *path, bool optimizer)
@@ -254,7 +288,7 @@ Status stage_save(Stage *stage)
 {
     if (stage->saved)
         return status_ok();
-    phase_begin(&stage->timer, "save");
+    stage_phase(stage, "save");
     char *path = checkpoint_path(stage->directory, stage->step_index);
     Status status = stage_write(stage, path, true);
     memory_free(&path);
@@ -376,6 +410,7 @@ Status stage_finish(Stage *stage)
     TRY(stage_save(stage));
     TRY(stage_write_named(stage, "final.h5"));
     progress_finish(&stage->progress, text_string(&stage->note));
+    stage_report_memory(stage);
     log_info("%s is complete: %s/final.h5", stage->name, stage->directory);
     return status_ok();
 }

@@ -57,6 +57,12 @@ typedef struct Stage {
     int64_t step_index; /* steps complete */
     int64_t polls;
     bool saved; /* what is in memory is on disk */
+    /* Most bytes of the step arena in each phase so far. */
+    struct {
+        const char *name;
+        size_t bytes;
+    } peak[PROFILE_PHASES_MAX];
+    int peaks, phase; /* phase: of the one at hand, -1 none */
     /* The line being logged. */
     Text note;
     int64_t tokens_done;
@@ -88,6 +94,8 @@ void stage_state_double(Stage *stage, const char *name, double *value);
 /* Go on from the newest checkpoint if there is one: models, moments, state, and metrics cut back to it. Refuses one of another configuration or other
  * parents, and with `exact` one made with other threads or another processor. *resumed says whether there was one. [collective] */
 Status stage_resume(Stage *stage, bool *resumed);
+/* Begin a phase (a static string): its seconds and its most memory are counted under this name. */
+void stage_phase(Stage *stage, const char *name);
 /* Unit boundary: has anyone been asked to stop? [collective] */
 bool stage_should_stop(Stage *stage);
 /* Save now under step_index. [collective] */
