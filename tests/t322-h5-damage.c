@@ -1,3 +1,4 @@
+//TEST timeout=300
 /* t322 -- a damaged, cut, foreign or wrong file is one clear error that names the file and the thing, never a crash. */
 #define _GNU_SOURCE /* memmem */
 #include "tests/support/support.h"
