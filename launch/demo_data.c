@@ -93,17 +93,6 @@ static void record_ranked(const Split *split, uint64_t seed, int64_t index, Text
     text_free(&question);
 }
 
-/* The texts of training examples, one a line: a tokenizer must not learn from what it will be tested on. */
-static void record_texts(const Split *split, uint64_t seed, int64_t index, Text *out)
-{
-    DemoPrompt prompt = demo_prompt(seed, (uint64_t)(split->first + index));
-    uint64_t position = 0;
-    demo_prompt_text(&prompt, out);
-    text_append_string(out, "\n");
-    demo_answer(&prompt, DEMO_WRITER_ANY, rng_stream(seed, RNG_DEMO, split->stream, (uint64_t)index), &position, out);
-    text_append_string(out, "\n");
-}
-
 /* --- Files ----------------------------------------------------------------------------------------------------------*/
 
 typedef void (*RecordFunction)(const Split *split, uint64_t seed, int64_t index, Text *out);
@@ -143,11 +132,6 @@ Status demo_data_write(const char *directory, uint64_t seed)
         TRY(write_split(directory, seed, &split, files[f].record));
         log_info("%s/%s: %lld lines", directory, split.file, (long long)split.count);
     }
-    Split texts = files[0].split;
-    texts.file = "texts.txt";
-    texts.count = DEMO_TEXTS;
-    TRY(write_split(directory, seed, &texts, record_texts));
-    log_info("%s/%s: %d lines", directory, texts.file, 2 * DEMO_TEXTS);
     log_info("the true rule: %s", demo_rule());
     return status_ok();
 }

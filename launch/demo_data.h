@@ -5,7 +5,6 @@
  *                                                    order; in training, 10 % of the ranks are wrong (two answers of
  *                                                    every fifth prompt have changed places)
  *        prompts-train.jsonl, prompts-heldout.jsonl  {"prompt"}
- *        texts.txt                                   a sample of the training texts, for `tercet tokenizer train`
  * Rule:  no instruction occurs twice, in whatever files. All bytes are a function of the seed. */
 #ifndef LAUNCH_DEMO_DATA_H
 #define LAUNCH_DEMO_DATA_H
@@ -23,7 +22,6 @@ enum {
     DEMO_PROMPTS_HELDOUT = 500,
     DEMO_ANSWERS = 4,
     DEMO_SWAP_EVERY = 5, /* a swap makes 2 of 4 ranks wrong, so one prompt in five is 10 % of the ranks */
-    DEMO_TEXTS = 4000,   /* examples in texts.txt */
 };
 
 /* Makes the directory; each file is whole or absent. [local] */

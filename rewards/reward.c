@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/base/memory.h"
+#include "rewards/reward_demo.h"
 #include "rewards/reward_model.h"
 #include "rewards/reward_rules.h"
 
@@ -20,10 +21,7 @@ typedef struct KindRow {
 #name, "kind=" #name, &reward_kind_##name                                                                      \
     }
 static const KindRow kinds[] = {
-    KIND(model),
-    KIND(words),
-    KIND(length),
-    KIND(match),
+    KIND(model), KIND(words), KIND(length), KIND(match), KIND(demo),
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
@@ -52,7 +50,7 @@ static const ConfigKey *item_keys(void)
         CONFIG_KEY_CHOICE(
             ItemConfig, kind, NULL, NULL,
             "Who judges: `model` a trained reward model, `words` a list of words with scores, `length` how "
-            "long the answer is, `match` whether it is the known answer."),
+            "long the answer is, `match` whether it is the known answer, `demo` the demonstration's true rule."),
         CONFIG_KEY_STRING(ItemConfig, name, "null", "How logs and rollouts call this judge; by default, its kind."),
         CONFIG_KEY_FLOAT(ItemConfig, weight, "1", -1e6, 1e6,
                          "Factor in the sum. 0: asked and reported, but does not count, which is how to see whether a "
