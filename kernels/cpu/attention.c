@@ -108,37 +108,56 @@ static void queries_load(const AttentionForwardArgs *args, const Sequence *seque
     RowAt at = row_at(item.first_row, group);
     for (int64_t r = 0; r < item.rows; r++, row_step(&at, group)) {
         const float *q = args->qkv + (sequence->start + at.query) * stride + (item.kv_head * group + at.head) * dim;
-        for (int64_t d = 0; d < dim; d++)
-            query[r * dim + d] = q[d] * scale;
+        vec_scale(query + r * dim, q, dim, scale);
     }
 }
 
-/* gathered (rows, ld) over sum -> out, and lse. */
+/* gathered (rows, ld) over sum -> out, and lse. state holds whole registers of rows. */
 static void rows_store(const AttentionForwardArgs *args, const Sequence *sequence, Item item, const float *gathered,
                        int64_t ld, const RowState *state)
 {
     int64_t dim = args->head_dim, group = args->heads / args->kv_heads;
+    float lse[TILE_ROWS];
+    for (int64_t r = 0; r < item.rows && args->lse; r += LANES)
+        vec_store(lse + r, (vec_load(state->largest + r) + vec_log2(vec_load(state->sum + r))) * vec_set(VEC_LN_2));
     RowAt at = row_at(item.first_row, group);
     for (int64_t r = 0; r < item.rows; r++, row_step(&at, group)) {
         int64_t place = (sequence->start + at.query) * args->heads + item.kv_head * group + at.head;
-        float inverse = 1.0f / state->sum[r], *out = args->out + place * dim;
-        for (int64_t d = 0; d < dim; d++)
-            out[d] = gathered[r * ld + d] * inverse;
+        vec_scale(args->out + place * dim, gathered + r * ld, dim, 1.0f / state->sum[r]);
         if (args->lse)
-            args->lse[place] = (state->largest[r] + log2f(state->sum[r])) * VEC_LN_2;
+            args->lse[place] = lse[r];
+    }
+}
+
+/* One row's share of a tile of values: gathered += sum of p[j] values[j]. Four sums of every fourth key hide the latency
+ * of adding. */
+static void gather_row(const float *p, TileRows values, int64_t count, int64_t padded, float *gathered)
+{
+    for (int64_t d = 0; d < padded; d += LANES) {
+        const float *v = values.at + d;
+        Vec sum[4] = {{0}, {0}, {0}, {0}};
+        int64_t j = 0;
+        for (; j + 4 <= count; j += 4)
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++)
+                sum[i] += vec_set(p[j + i]) * vec_load(v + (j + i) * values.ld);
+        for (; j < count; j++)
+            sum[0] += vec_set(p[j]) * vec_load(v + j * values.ld);
+        vec_store(gathered + d, vec_load(gathered + d) + ((sum[0] + sum[1]) + (sum[2] + sum[3])));
     }
 }
 
 /* Up to FEW_ROWS rows, one after the other: registers run over keys, then over head_dim. */
 static void attend_few(const AttentionForwardArgs *args, Item item)
 {
-    float query[FEW_ROWS * HEAD_DIM_MAX], gathered[FEW_ROWS * HEAD_DIM_MAX] = {0};
+    float query[FEW_ROWS * HEAD_DIM_MAX], gathered[FEW_ROWS * HEAD_DIM_MAX];
     float keys[HEAD_DIM_MAX * TILE_KEYS], values[TILE_KEYS * HEAD_DIM_MAX], scores[FEW_ROWS * TILE_KEYS];
     RowState state;
     int64_t dim = args->head_dim, padded = tile_padded(dim), group = args->heads / args->kv_heads;
     Sequence sequence = sequence_of(args, item.sequence, item.kv_head);
     queries_load(args, &sequence, item, query);
-    for (int64_t r = 0; r < item.rows; r++) {
+    memset(gathered, 0, sizeof(float) * (size_t)(item.rows * padded));
+    for (int64_t r = 0; r < tile_padded(item.rows); r++) {
         state.largest[r] = -INFINITY;
         state.sum[r] = 0.0f;
     }
@@ -158,12 +177,11 @@ static void attend_few(const AttentionForwardArgs *args, Item item)
         RowAt at = row_at(item.first_row, group);
         for (int64_t r = 0; r < item.rows; r++, row_step(&at, group)) {
             int64_t valid = min_i64(count, sequence.past + at.query + 1 - from);
-            if (valid > 0)
-                softmax_row(scores + r * TILE_KEYS, valid, width, &state, r, gathered + r * padded, padded);
-            else
-                memset(scores + r * TILE_KEYS, 0, sizeof(float) * (size_t)width);
+            if (valid <= 0)
+                continue;
+            softmax_row(scores + r * TILE_KEYS, valid, width, &state, r, gathered + r * padded, padded);
+            gather_row(scores + r * TILE_KEYS, v, valid, padded, gathered + r * padded);
         }
-        tile_product(item.rows, padded, count, (TileA){scores, TILE_KEYS, 1}, v.at, v.ld, gathered, padded, true);
     }
     rows_store(args, &sequence, item, gathered, padded, &state);
 }

@@ -83,10 +83,8 @@ static void rows_load(const Task *task, RowTile *tile, int64_t from)
         int64_t token = task->start + row.query, head = task->kv_head * task->group + row.head;
         const float *q = args->qkv + token * task->stride + head * dim;
         int64_t at = (token * args->heads + head) * dim;
-        for (int64_t d = 0; d < dim; d++) {
-            tile->query[r * padded + d] = q[d] * scale;
-            tile->dout[r * padded + d] = args->dout[at + d];
-        }
+        vec_scale(tile->query + r * padded, q, dim, scale);
+        vec_scale(tile->dout + r * padded, args->dout + at, dim, 1.0f);
         for (int64_t d = dim; d < padded; d++)
             tile->query[r * padded + d] = tile->dout[r * padded + d] = 0.0f;
         tile->lse[r] = args->lse[token * args->heads + head] * VEC_LOG2_E;

@@ -221,6 +221,28 @@ VEC_INLINE Vec vec_exp2(Vec x)
     p = p * r + vec_set(1.0f);
     return p * (Vec)((VecI)shifted << 23);
 }
+/* log2(x) for normal x > 0: exponent, and for the mantissa m in [1/sqrt 2, sqrt 2] an odd polynomial in
+ * (m - 1) / (m + 1). NaN for NaN. */
+VEC_INLINE Vec vec_log2(Vec x)
+{
+    VecI exponent = ((VecI)x - 0x3f3504f3) >> 23;
+    Vec m = (Vec)((VecI)x - (exponent << 23));
+    Vec t = (m - vec_set(1.0f)) / (m + vec_set(1.0f)), w = t * t;
+    Vec p = vec_set(4.317332945e-01f);
+    p = p * w + vec_set(5.767146126e-01f);
+    p = p * w + vec_set(9.617988439e-01f);
+    p = p * w + vec_set(2.885390080e+00f);
+    return vec_select(x == x, __builtin_convertvector(exponent, Vec) + p * t, x);
+}
+/* to = from times scale */
+VEC_INLINE void vec_scale(float *to, const float *from, int64_t count, float scale)
+{
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        vec_store(to + i, vec_load(from + i) * vec_set(scale));
+    for (; i < count; i++)
+        to[i] = from[i] * scale;
+}
 /* erfc(z) for z >= 0, given exp(-z^2): exp(-z^2) Q(1 / (1 + z / 2)), Q of degree 9. */
 VEC_INLINE Vec vec_erfc(Vec z, Vec exp_minus_square)
 {
