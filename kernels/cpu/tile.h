@@ -100,8 +100,11 @@ static inline void tile_transpose(TileRows rows, int64_t count, int64_t dim, flo
     for (int64_t j = 0; j < whole_keys; j += LANES)
         for (int64_t d = 0; d < whole_dim; d += LANES)
             vec_transpose(rows.at + j * rows.ld + d, rows.ld, to + d * TILE_KEYS + j, TILE_KEYS);
-    for (int64_t j = 0; j < count; j++)
-        for (int64_t d = j < whole_keys ? whole_dim : 0; d < dim; d++)
+    for (int64_t d = whole_dim; d < dim; d++)
+        for (int64_t j = 0; j < whole_keys; j++)
+            to[d * TILE_KEYS + j] = rows.at[j * rows.ld + d];
+    for (int64_t j = whole_keys; j < count; j++)
+        for (int64_t d = 0; d < dim; d++)
             to[d * TILE_KEYS + j] = rows.at[j * rows.ld + d];
     for (int64_t j = count; j < tile_padded(count); j++)
         for (int64_t d = 0; d < dim; d++)

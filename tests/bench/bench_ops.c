@@ -282,6 +282,8 @@ int main(int argc, char **argv)
     vocabulary(4096, 512);
     vocabulary(64, 512);
     vocabulary(256, 50304);
+    if (only[0])
+        return 0;
     flat(260000);
     flat(33000000);
     arena_close(&arena);
