@@ -5,15 +5,15 @@
  *        order is a permutation function of (seed, epoch): nothing to store, nothing to lose.
  * Formats (JSONL, or a JSON array; `format: auto` looks at the first record's keys and says what it took):
  *     text      {"text": ...}; a .txt file is one text per line, or with `whole: true` one text
- *     response  {"prompt": ..., "response"|"completion": ...}
+ *     response  {"prompt"|"question": ..., "response"|"completion"|"answer"|"output": ...}
  *     alpaca    {"instruction", "input"?, "output"}
  *     chat      {"messages": [{"role", "content"}...]}, ShareGPT {"conversations": [{"from", "value"}...]}; loss on assistant turns only
  *     pairs     {"prompt"?, "chosen", "rejected", "margin"?}: strings, message lists, hh-rlhf transcripts ("\n\nHuman: ... \n\nAssistant: ..."),
  *               or LLaMA-Factory's {"conversations", "chosen": {...}, "rejected": {...}}
  *     ranked    {"prompt", "responses": [...], "ranks": [...]} (0 or 1 best) or "scores": [...] (higher better)
  *     oasst     OpenAssistant message trees: each prompter message with ranked assistant replies is one group
- *     rated     TSV rating<TAB>text (or {"rating", "text"}): pairs are drawn anew each epoch, ratings at least `gap` apart
- *     prompts   {"prompt": ...} or {"messages": ...}; all fields travel to the rewards as they are
+ *     rated     TSV rating<TAB>text or id<TAB>rating<TAB>text (or {"rating", "text"}): pairs are drawn anew each epoch, ratings at least `gap` apart
+ *     prompts   {"prompt"|"question"|"instruction" + "input"?: ...} or {"messages": ...}; all fields travel to the rewards as they are
  * Any of them serves where it has what is needed: pairs give prompts, response gives text, and so on. A record that has not is an error naming
  * file, line and key. */
 #ifndef CORE_DATA_DATASET_H
@@ -43,24 +43,25 @@ typedef struct DataSource {
     const char *path;
     DataFormat format;
     double
-        weight; /* passes over this file per epoch: 1 each example once, 0.5 half of them (the other half next epoch), 2 twice */
+        weight; /* passes over this file per epoch: 1 each example once, 0.5 half of them (the other half next epoch), 2 twice;
+                   * rounded to whole examples, the same number every epoch, at least one */
     int64_t prompt_tokens; /* prompts from texts: the first so many tokens; 0: the whole */
     int64_t limit;         /* use the first so many examples; 0: all */
-    bool whole;
+    bool whole;            /* the file is one text, cut into pieces of max_length tokens */
 } DataSource;
 extern const ConfigKey data_source_keys[];
 
 /* Keys that stand beside the lists, in `sft`, `rm`, `ppo`. */
 typedef enum Overlong { OVERLONG_TRUNCATE, OVERLONG_DROP } Overlong;
 typedef struct DataConfig {
-    TemplateKind template;
+    int template;       /* index into template_names() */
     int64_t max_length; /* tokens of a sequence */
     Overlong
         overlong;    /* truncate: texts and answers lose their end but keep a final EOS, prompts lose their beginning */
     bool append_eos; /* texts end in EOS */
     bool train_on_prompt; /* SFT: loss on prompts too */
     double gap;           /* rated: least difference of a pair */
-    int64_t pairs;        /* rated: pairs per epoch; 0: half the number of texts */
+    int64_t pairs;        /* rated: pairs per file and pass; 0: half the number of texts */
 } DataConfig;
 extern const ConfigKey data_config_keys[];
 
@@ -80,11 +81,13 @@ typedef struct Sequence {
     int64_t count;
     int64_t prompt;      /* tokens before the response; 0 for texts */
     const uint8_t *loss; /* SFT: (count) 1 where the token is a target; NULL otherwise */
-    float strength;      /* RANK: higher is better */
+    float
+        strength; /* RANK: higher is better: -rank, a score, a rating; of pairs the chosen one's margin (1 without) and 0 */
 } Sequence;
 int64_t dataset_sequences(const Dataset *dataset);
 Sequence dataset_sequence(const Dataset *dataset, int64_t index);
-/* PROMPT: the record as one line of JSON with all its fields, and the prompt's plain text. Valid until dataset_close. */
+/* PROMPT: the record as one line of JSON with all its fields; where it has no "prompt", the prompt's plain text stands there. Of a message tree:
+ * prompt and message_id alone. Valid until dataset_close. */
 const char *dataset_fields(const Dataset *dataset, int64_t index);
 
 /* Examples: sequences (SFT, PROMPT), or groups of answers (RANK). */
@@ -95,5 +98,7 @@ enum { GROUP_ANSWERS_MAX = 64 };
  * RANK (2 for rated texts, drawn by RNG_PAIRS; without `shuffle` always those of epoch 0). Returns their number, at most GROUP_ANSWERS_MAX. A pure function. [local] */
 int dataset_example(const Dataset *dataset, uint64_t seed, int64_t epoch, int64_t position, bool shuffle,
                     int64_t sequences[GROUP_ANSWERS_MAX]);
+/* RANK: fails, naming file and line, if two answers of a group are equally strong (Plackett-Luce has no ties). [local] */
+Status dataset_check_no_ties(const Dataset *dataset);
 
 #endif

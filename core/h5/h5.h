@@ -157,6 +157,9 @@ Status h5_read_string(const H5File *file, const char *object, const char *name, 
 Status h5_read_elements(H5File *file, const H5Dataset *dataset, int64_t first, int64_t count, void *elements);
 Status h5_read_rows(H5File *file, const H5Dataset *dataset, int64_t first, int64_t rows, void *elements);
 Status h5_read_whole(H5File *file, const H5Dataset *dataset, void *elements);
+/* [local] The elements of a sealed file's dataset where they lie in the file, until h5_close. Nothing is checked against the
+ * digests: h5_verify first. */
+Status h5_map(H5File *file, const H5Dataset *dataset, const void **elements);
 /* [local] Check the data of every dataset: this caller's share, blocks with index % parts == part. */
 Status h5_verify(H5File *file, int part, int parts);
 /* [local] One hash of all semantic contents: attributes and datasets that are not operational, by path. Equal for any

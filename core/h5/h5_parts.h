@@ -77,6 +77,7 @@ typedef struct H5Place {
     uint8_t *checked; /* one per block */
     H5Digest stored;  /* the file's own digest of this dataset */
     bool digest_known;
+    void *copy; /* what h5_map gave where the data are off their alignment (HDF5 aligns large datasets only) */
 } H5Place;
 
 struct H5File {
@@ -93,6 +94,7 @@ struct H5File {
     H5Digest *blocks; /* sealed only */
     int64_t blocks_count;
     void *scratch; /* H5_BLOCK_BYTES */
+    char *map;     /* the whole file, once h5_map was asked */
 };
 
 /* Read names, shapes and attributes into `file` (fd, path, sealed set). */

@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -127,11 +128,14 @@ void h5_close(H5File **file_address)
         return;
     if (file->hdf5 >= 0)
         H5Fclose(file->hdf5);
+    if (file->map)
+        munmap(file->map, file->bytes);
     if (file->fd >= 0)
         close(file->fd);
     for (int i = 0; i < file->datasets_count; i++) {
         memory_release((void *)file->datasets[i].path);
         memory_free(&file->places[i].checked);
+        memory_free(&file->places[i].copy);
     }
     for (int i = 0; i < file->attributes_count; i++) {
         memory_release((void *)file->attributes[i].object);
