@@ -258,6 +258,20 @@ static void stage_report_memory(Stage *stage)
     text_free(&line);
 }
 
+/* One line: what each rank has computed since the process began. */
+static void stage_report_work(Stage *stage)
+{
+    int ranks = comm_size(stage->comm);
+    double mine = device_total(stage->device).flops, *all = memory_new((size_t)ranks, sizeof *all);
+    comm_allgather(stage->comm, &mine, sizeof mine, all);
+    Text line = {0};
+    for (int r = 0; r < ranks; r++)
+        text_printf(&line, " %.6g", all[r]);
+    log_info("%s arithmetic by rank, FLOP:%s", stage->name, text_string(&line));
+    text_free(&line);
+    memory_free(&all);
+}
+
 /* --- Saving, and going on --- */
 
 static Status stage_write(Stage *stage, const char *path, bool optimizer)
@@ -411,6 +425,7 @@ Status stage_finish(Stage *stage)
     TRY(stage_write_named(stage, "final.h5"));
     progress_finish(&stage->progress, text_string(&stage->note));
     stage_report_memory(stage);
+    stage_report_work(stage);
     log_info("%s is complete: %s/final.h5", stage->name, stage->directory);
     return status_ok();
 }
