@@ -73,12 +73,19 @@ void rewards_schema(ConfigSchema *schema, const char *path)
     config_schema_add(schema, groups);
 }
 
+const RewardKind *rewards_kind(const Config *config, const char *path)
+{
+    ItemConfig item;
+    config_read(config, path, item_keys(), &item);
+    return kinds[item.kind].kind;
+}
+
 /* One item of the list; what was opened before stays open, for the caller to close. */
 static Status open_item(Rewards *rewards, const RewardContext *context)
 {
     ItemConfig item;
     config_read(context->config, context->path, item_keys(), &item);
-    const RewardKind *kind = kinds[item.kind].kind;
+    const RewardKind *kind = rewards_kind(context->config, context->path);
     const char *name = item.name && item.name[0] ? item.name : kind->name;
     Text key = {0};
     text_printf(&key, "%s.name", context->path);

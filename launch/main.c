@@ -1,0 +1,185 @@
+/* main.c -- the verbs, and the one place that turns a Status into an exit code. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/base/log.h"
+#include "core/base/signal.h"
+#include "core/base/text.h"
+#include "kernels/cpu/device_cpu.h"
+#include "launch/environment.h"
+#include "launch/verbs.h"
+#include "stages/stage.h"
+
+static Status verb_help(Launch *launch, int argc, char **argv);
+static Status verb_version(Launch *launch, int argc, char **argv);
+
+static const Verb verbs[] = {
+    {"sft", "sft EXPERIMENT.yaml [key=value ...]", "Supervised fine-tuning. Ranks: mpirun -np N tercet sft ...",
+     verb_stage},
+    {"rm", "rm EXPERIMENT.yaml [key=value ...]", "The reward model, from ranked answers.", verb_stage},
+    {"ppo", "ppo EXPERIMENT.yaml [key=value ...]", "PPO against the rewards.", verb_stage},
+    {"run", "run EXPERIMENT.yaml [--dry-run] [key=value ...]",
+     "All stages of an experiment, each with the ranks it asks for; skips what is done, resumes what was interrupted.",
+     verb_run},
+    {"score", "score --model RM.h5 [FILE.jsonl|-] [--out FILE|-] [--template NAME]",
+     "Rewards of responses, line by line: prompt/response, messages, K responses, or chosen/rejected.", verb_score},
+    {"generate",
+     "generate --model M [--prompt TEXT | --file FILE.jsonl | < FILE] [--max-new N] [--temperature T] [--top-k K] "
+     "[--top-p P] [--seed S] "
+     "[--n N] [--stop TEXT]... [--template NAME]",
+     "Text from a model. Temperature 0 takes the most probable token.", verb_generate},
+    {"inspect", "inspect FILE.h5 [--digest[=parameters]]",
+     "What a file holds: shapes, digests, parents, configuration.", verb_inspect},
+    {"explain", "explain [KEY]", "A configuration key: type, default, range, and why.", verb_explain},
+    {"export", "export --model FILE.h5 --out DIRECTORY", "A model as a Hugging Face directory.", verb_export},
+    {"tokenizer", "tokenizer train --vocab N --out FILE.json TEXT-FILE...",
+     "Train a byte-level BPE tokenizer; writes tokenizer.json.", verb_tokenizer},
+    {"demo-data", "demo-data DIRECTORY [seed=N]", "The demonstration's data sets.", verb_demo_data},
+    {"help", "help [VERB]", "This.", verb_help},
+    {"version", "--version", "Build, libraries, and the instruction set picked.", verb_version},
+};
+enum { VERBS = sizeof verbs / sizeof *verbs };
+
+static const Verb *verb_find(const char *name)
+{
+    for (int i = 0; i < VERBS; i++)
+        if (strcmp(verbs[i].name, name) == 0)
+            return &verbs[i];
+    return NULL;
+}
+
+static Status verb_unknown(const char *name)
+{
+    const char *names[VERBS];
+    for (int i = 0; i < VERBS; i++)
+        names[i] = verbs[i].name;
+    const char *near = text_nearest(name, names, VERBS);
+    return status_error(STATUS_USAGE, "no verb '%s'%s%s; see tercet help", name, near ? "; did you mean " : "",
+                        near ? near : "");
+}
+
+static Status verb_help(Launch *launch, int argc, char **argv)
+{
+    (void)launch;
+    if (argc > 1 && strcmp(argv[1], "environment") == 0) {
+        Text text = {0};
+        environment_explain(&text);
+        fputs(text_string(&text), stdout);
+        text_free(&text);
+        return status_ok();
+    }
+    if (argc > 1) {
+        const Verb *verb = verb_find(argv[1]);
+        if (!verb)
+            return verb_unknown(argv[1]);
+        printf("tercet %s\n\n%s\n", verb->usage, verb->help);
+        return status_ok();
+    }
+    printf("Tercet: SFT, reward model and PPO in one program.\n\n");
+    for (int i = 0; i < VERBS; i++)
+        printf("  %-10s %s\n", verbs[i].name, verbs[i].help);
+    printf("\ntercet help VERB says how to call it; tercet explain KEY what a key of an experiment means; tercet help "
+           "environment what the "
+           "environment may say.\nExit codes: 0 done, 1 a fault of ours, 2 usage or configuration, 3 bad input, 4 "
+           "system, 5 memory, 6 numbers, 7 another "
+           "rank failed, 8 stopped and resumable.\n");
+    return status_ok();
+}
+
+static Status verb_version(Launch *launch, int argc, char **argv)
+{
+    (void)argc;
+    (void)argv;
+    TRY(launch_device(launch, CONFIG_AUTO));
+    printf("tercet %s (%s, %s)\n%s\n", TERCET_VERSION, TERCET_REVISION, TERCET_BUILD, device_describe(&launch->device));
+    return status_ok();
+}
+
+Status launch_comm(Launch *launch)
+{
+    if (launch->bootstrapped)
+        return status_ok();
+    TRY(bootstrap_open(&launch->bootstrap));
+    launch->bootstrapped = true;
+    signal_install();
+    return status_ok();
+}
+
+Status launch_device(Launch *launch, int64_t threads)
+{
+    TRY(launch_comm(launch));
+    if (launch->device_opened)
+        return status_ok();
+    int count = bootstrap_set_threads(&launch->bootstrap, threads);
+    TRY(comm_agree(launch->bootstrap.comm, device_open_cpu(&launch->device, count, environment_get(ENVIRONMENT_ISA))));
+    launch->device_opened = true;
+    return status_ok();
+}
+
+Status launch_config(Launch *launch, const char *path, char **overrides, int count, Config **config)
+{
+    if (launch->schema.count == 0)
+        stages_schema(&launch->schema);
+    int variables_count = 0;
+    ConfigSource source = {
+        .path = path,
+        .overrides = (const char *const *)overrides,
+        .overrides_count = count,
+        .variables = environment_path_variables(&variables_count),
+    };
+    source.variables_count = variables_count;
+    return config_open(source, &launch->schema, config);
+}
+
+/* TERCET_LOG: quiet, warn, info or debug. */
+static Status set_log_level(void)
+{
+    static const char *const levels[] = {"quiet", "warn", "info", "debug"};
+    const char *level = environment_get(ENVIRONMENT_LOG);
+    if (environment_get(ENVIRONMENT_LIVE))
+        log_set_live(true);
+    if (!level)
+        return status_ok();
+    for (int i = 0; i < 4; i++)
+        if (strcmp(level, levels[i]) == 0) {
+            log_set_level((LogLevel)i);
+            return status_ok();
+        }
+    return status_error(STATUS_USAGE, "TERCET_LOG is '%s'; expected quiet, warn, info or debug", level);
+}
+
+int main(int argc, char **argv)
+{
+    Launch launch = {0};
+    char program[4096];
+    ssize_t size = readlink("/proc/self/exe", program, sizeof program - 1);
+    program[size > 0 ? size : 0] = 0;
+    launch.program = size > 0 ? program : argv[0];
+    char *help[] = {(char *)"help"};
+    int words = argc - 1;
+    char **word = argv + 1;
+    if (words == 0 || strcmp(word[0], "--help") == 0 || strcmp(word[0], "-h") == 0) {
+        words = 1;
+        word = help;
+    } else if (strcmp(word[0], "--version") == 0) {
+        word[0] = (char *)"version";
+    }
+    const Verb *verb = verb_find(word[0]);
+    Status status = set_log_level();
+    if (!status_failed(status))
+        status = verb ? verb->run(&launch, words, word) : verb_unknown(word[0]);
+    if (status.code == STATUS_STOPPED)
+        log_info("%s", status_message());
+    else if (status_failed(status) && status.code != STATUS_PEER)
+        log_error("error: %s", status_message());
+    if (fflush(stdout) != 0 && !status_failed(status))
+        status.code = STATUS_IO;
+    if (launch.device_opened)
+        device_close(&launch.device);
+    config_schema_free(&launch.schema);
+    if (launch.bootstrapped)
+        bootstrap_close(&launch.bootstrap);
+    return (int)status.code;
+}
