@@ -115,9 +115,11 @@ static void check_policy(Device *device)
     PolicyLossArgs sides = {four, zero, sign, NULL, one, slope, NULL, 4, 0.2f, 0.2f, 0.0f, stats_of(POLICY_STATS)};
     device_run(device, OP_policy_loss, &sides);
     assert_true(slope[0] == 0.0f && slope[1] > 0.0f && slope[2] < 0.0f && slope[3] == 0.0f);
+#ifndef TERCET_CHECKED /* there, a number that is none aborts by name first */
     four[0] = NAN;
     device_run(device, OP_policy_loss, &sides);
     assert_true(isnan(sides.stats[POLICY_LOSS]));
+#endif
     op_keep(args.stats, sizeof(double) * POLICY_STATS);
     op_keep(dlogprob, sizeof(float) * ROWS);
 }
