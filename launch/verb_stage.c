@@ -14,14 +14,6 @@
 #include "stages/inputs.h"
 #include "stages/stage.h"
 
-typedef struct StageRow {
-    const char *name;
-    Status (*run)(Comm *comm, Device *device, const Config *config);
-} StageRow;
-
-static const StageRow stage_rows[] = {{"sft", sft_run}, {"rm", rm_run}, {"ppo", ppo_run}};
-enum { STAGES = sizeof stage_rows / sizeof *stage_rows };
-
 static const StageRow *stage_row(const char *name)
 {
     for (int i = 0; i < STAGES; i++)
@@ -82,7 +74,7 @@ Status verb_stage(Launch *launch, int argc, char **argv)
         launch->device.profile = run.profile;
         log_info("%s: %d rank%s on %s", row->name, comm_size(launch->bootstrap.comm),
                  comm_size(launch->bootstrap.comm) == 1 ? "" : "s", device_describe(&launch->device));
-        status = row->run(launch->bootstrap.comm, &launch->device, config);
+        status = row->run(launch->bootstrap.comm, &launch->device, config, NULL);
         if (run.profile)
             print_profile(&launch->device);
     }

@@ -139,6 +139,15 @@ void rewards_close(Rewards *rewards)
     *rewards = (Rewards){0};
 }
 
+size_t rewards_bytes(const Rewards *rewards)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < rewards->count; i++)
+        if (rewards->item[i].kind->bytes)
+            bytes += rewards->item[i].kind->bytes(rewards->item[i].self);
+    return bytes;
+}
+
 Status rewards_score(const Rewards *rewards, Exec *exec, const RewardSample *samples, int64_t count,
                      float *const component[REWARDS_MAX], float *total)
 {

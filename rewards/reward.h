@@ -39,6 +39,8 @@ typedef struct RewardKind {
     void (*close)(void *self);
     /* Hex digest of the files it read, for the parents of a checkpoint; "" if none. */
     const char *(*digest)(void *self);
+    /* Device memory that it holds while open; NULL: none. */
+    size_t (*bytes)(void *self);
 } RewardKind;
 
 enum { REWARDS_MAX = 16 };
@@ -61,6 +63,8 @@ const RewardKind *rewards_kind(const Config *config, const char *path);
 Status rewards_open(Rewards *rewards, Comm *comm, Device *device, const Tokenizer *tokenizer, const Config *config,
                     const char *path);
 void rewards_close(Rewards *rewards);
+/* Device memory that all judges hold. */
+size_t rewards_bytes(const Rewards *rewards);
 /* component[r] (count) of each judge, and total = sum of weight * component. A component that is not finite: STATUS_NUMERIC naming judge and sample. [local] */
 Status rewards_score(const Rewards *rewards, Exec *exec, const RewardSample *samples, int64_t count,
                      float *const component[REWARDS_MAX], float *total);

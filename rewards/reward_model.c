@@ -43,7 +43,8 @@ Status reward_model_open(RewardModel *judge, Comm *comm, Device *device, const c
     else if (tokenizer_vocab_size(judge->tokenizer) > judge->model.shape.vocab)
         status = status_error(STATUS_INPUT, "%s: the tokenizer has %d tokens, the model %lld", path,
                               (int)tokenizer_vocab_size(judge->tokenizer), (long long)judge->model.shape.vocab);
-    if (!status_failed(status))
+    /* The model of a plan may only be promised. */
+    if (!status_failed(status) && device->backend->computes)
         status = read_moments(path, &judge->mean, &judge->deviation);
     status = comm_agree(comm, status);
     if (status_failed(status))
@@ -213,6 +214,11 @@ static const char *model_judge_digest(void *self)
     return ((ModelJudge *)self)->judge.digest;
 }
 
+static size_t model_judge_bytes(void *self)
+{
+    return ((ModelJudge *)self)->judge.model.arena.high_water;
+}
+
 const RewardKind reward_kind_model = {
     .name = "model",
     .keys = model_keys,
@@ -221,4 +227,5 @@ const RewardKind reward_kind_model = {
     .score = model_judge_score,
     .close = model_judge_close,
     .digest = model_judge_digest,
+    .bytes = model_judge_bytes,
 };

@@ -251,6 +251,7 @@ static Status ppo_prepare(Ppo *ppo)
     TRY(rewards_open(&ppo->rewards, stage->comm, stage->device, ppo->tokenizer, stage->config, "ppo.rewards"));
     if (ppo->rewards.count == 0)
         return config_error(stage->config, "ppo.rewards", "a list of at least one reward is needed");
+    stage->memory.models += rewards_bytes(&ppo->rewards);
     for (int r = 0; r < ppo->rewards.count; r++) {
         char name[96];
         snprintf(name, sizeof name, "reward/%s", ppo->rewards.item[r].name);
@@ -323,12 +324,28 @@ static Status ppo_resume(Ppo *ppo)
     return status;
 }
 
+/* A plan's iterations are the hungriest that may come: no response ends early, both models learn, and the first iteration has the longest prompt
+ * everywhere (ppo_rollout.c). Nothing is kept. */
+enum { PPO_ITERATIONS_ENOUGH = 4 };
+
+static void ppo_foresee(Ppo *ppo)
+{
+    ppo->config.eos = EOS_IGNORE;
+    ppo->config.critic_warmup = 0;
+    ppo->config.keep_rollouts = 0;
+    for (int64_t i = 0; ppo->prompts && i < dataset_sequences(ppo->prompts); i++)
+        if (dataset_sequence(ppo->prompts, i).count > dataset_sequence(ppo->prompts, ppo->longest_prompt).count)
+            ppo->longest_prompt = i;
+}
+
 static Status ppo_train(Ppo *ppo)
 {
     Stage *stage = &ppo->stage;
     const PpoConfig *config = &ppo->config;
     TRY(ppo_prepare(ppo));
-    int64_t iterations = config->rollout ? 1 : config->iterations;
+    if (stage->dry)
+        ppo_foresee(ppo);
+    int64_t iterations = stage_steps(stage, config->rollout ? 1 : config->iterations, PPO_ITERATIONS_ENOUGH);
     int64_t steps = config->iterations * config->epochs * config->minibatches;
     TRY(trainer_open(&ppo->actor_trainer, &ppo->actor, stage->comm, &ppo->actor_optimizer, stage->run.lanes, steps,
                      &stage->model_arena));
@@ -347,7 +364,7 @@ static Status ppo_train(Ppo *ppo)
     return stage_finish(stage);
 }
 
-Status ppo_run(Comm *comm, Device *device, const Config *config)
+Status ppo_run(Comm *comm, Device *device, const Config *config, StageMemory *memory)
 {
     Ppo *ppo = memory_new(1, sizeof *ppo);
     bool complete = false;
@@ -374,7 +391,7 @@ Status ppo_run(Comm *comm, Device *device, const Config *config)
     model_close(&ppo->critic);
     model_close(&ppo->reference);
     tokenizer_close(&ppo->tokenizer);
-    stage_close(&ppo->stage);
+    stage_close(&ppo->stage, memory);
     memory_free(&ppo);
     return status;
 }

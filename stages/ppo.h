@@ -37,6 +37,7 @@ typedef struct Ppo {
     Tokenizer *tokenizer;
     Rewards rewards;
     Dataset *prompts;
+    int64_t longest_prompt; /* of a plan */
     Trainer actor_trainer, critic_trainer;
     /* State that goes from iteration to iteration. */
     double kl_coefficient;

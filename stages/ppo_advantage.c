@@ -81,16 +81,17 @@ static Status ppo_evaluate_unit(void *context, int64_t unit, Exec *exec, Tensor 
 }
 
 /* Every rank has computed its run of units, a run of response tokens; all get all. */
-static void ppo_share(Ppo *ppo, Span mine, float *column)
+static void ppo_share(Ppo *ppo, float *column)
 {
-    char *all = NULL;
     Comm *comm = ppo->stage.comm;
-    size_t *offsets = memory_new((size_t)comm_size(comm) + 1, sizeof *offsets);
-    comm_allgather_ragged(comm, column + mine.from, (size_t)(mine.to - mine.from) * sizeof *column, &all, offsets);
-    REQUIRE(offsets[comm_size(comm)] == (size_t)ppo->rollout.responses * sizeof *column,
-            "%zu bytes of log-probs for %lld tokens", offsets[comm_size(comm)], (long long)ppo->rollout.responses);
-    memcpy(column, all, offsets[comm_size(comm)]);
-    memory_free(&all);
+    int ranks = comm_size(comm);
+    size_t *offsets = memory_new((size_t)ranks + 1, sizeof *offsets);
+    for (int rank = 0; rank < ranks; rank++) {
+        Span units = shard_rank_units(ppo->plan.units, ppo->stage.run.lanes, ranks, rank);
+        int64_t end = ppo->rollout.response_start[ppo->plan.unit_start[units.to]];
+        offsets[rank + 1] = (size_t)end * sizeof *column;
+    }
+    comm_allgather_parts(comm, column, offsets);
     memory_free(&offsets);
 }
 
@@ -110,12 +111,9 @@ Status ppo_evaluate(Ppo *ppo)
     TRY(units_evaluate(stage->comm, &stage->exec, stage->run.lanes, ppo->plan.units, ppo_evaluate_unit, ppo, MOMENTS,
                        stats));
     ppo->entropy = stats[MOMENT_SUM] / (double)ppo->rollout.responses;
-    Span units = shard_rank_units(ppo->plan.units, stage->run.lanes, comm_size(stage->comm), comm_rank(stage->comm));
-    const int64_t *start = ppo->rollout.response_start;
-    Span mine = {start[ppo->plan.unit_start[units.from]], start[ppo->plan.unit_start[units.to]]};
-    ppo_share(ppo, mine, ppo->rollout.old_logprob);
-    ppo_share(ppo, mine, ppo->rollout.reference_logprob);
-    ppo_share(ppo, mine, ppo->rollout.value);
+    ppo_share(ppo, ppo->rollout.old_logprob);
+    ppo_share(ppo, ppo->rollout.reference_logprob);
+    ppo_share(ppo, ppo->rollout.value);
     TRY(ppo_check_finite(ppo, "the policy's log-prob", ppo->rollout.old_logprob));
     TRY(ppo_check_finite(ppo, "the reference's log-prob", ppo->rollout.reference_logprob));
     return ppo_check_finite(ppo, "the value", ppo->rollout.value);

@@ -24,6 +24,8 @@ typedef struct Response {
 /* Where prompt number `index` of this iteration stands in the endless sequence of shuffled epochs. */
 static int64_t ppo_prompt(const Ppo *ppo, int64_t index)
 {
+    if (ppo->stage.dry && ppo->stage.step_index == 0)
+        return ppo->longest_prompt;
     int64_t prompts = ppo->config.batch / ppo->config.samples_per_prompt;
     int64_t per_epoch = dataset_examples_per_epoch(ppo->prompts);
     int64_t position = ppo->stage.step_index * prompts + index;

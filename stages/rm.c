@@ -112,6 +112,7 @@ static Status rm_evaluate_when_due(Rm *rm, int64_t steps_total)
 static Status rm_measure_rewards(Rm *rm)
 {
     double stats[RANK_STATS];
+    stage_phase(&rm->stage, "evaluate");
     TRY(rm_evaluate(rm, rm->held_out ? rm->held_out : rm->train, stats));
     double mean = rm_ratio(stats[RANK_REWARD], stats[RANK_ANSWERS]);
     double variance = rm_ratio(stats[RANK_REWARD_SQUARED], stats[RANK_ANSWERS]) - mean * mean;
@@ -183,6 +184,7 @@ static Status rm_train(Rm *rm)
     stage_state_double(stage, "reward_deviation", &rm->reward_deviation);
     rm->best_step = -1;
     rm->reward_deviation = 1;
+    steps_total = stage_steps(stage, steps_total, STAGE_STEPS_ENOUGH);
     bool resumed = false;
     TRY(stage_resume(stage, &resumed));
     if (!resumed)
@@ -200,7 +202,7 @@ static Status rm_train(Rm *rm)
     return stage_finish(stage);
 }
 
-Status rm_run(Comm *comm, Device *device, const Config *config)
+Status rm_run(Comm *comm, Device *device, const Config *config, StageMemory *memory)
 {
     Rm *rm = memory_new(1, sizeof *rm);
     bool complete = false;
@@ -222,7 +224,7 @@ Status rm_run(Comm *comm, Device *device, const Config *config)
     memory_free(&rm->group_start);
     model_close(&rm->model);
     tokenizer_close(&rm->tokenizer);
-    stage_close(&rm->stage);
+    stage_close(&rm->stage, memory);
     memory_free(&rm);
     return status;
 }

@@ -146,6 +146,7 @@ static Status sft_train(Sft *sft)
     stage_state_double(stage, "best_loss", &sft->best_loss);
     stage_state_int(stage, "best_step", &sft->best_step);
     sft->best_step = -1;
+    steps_total = stage_steps(stage, steps_total, STAGE_STEPS_ENOUGH);
     bool resumed = false;
     TRY(stage_resume(stage, &resumed));
     if (!resumed)
@@ -161,7 +162,7 @@ static Status sft_train(Sft *sft)
     return stage_finish(stage);
 }
 
-Status sft_run(Comm *comm, Device *device, const Config *config)
+Status sft_run(Comm *comm, Device *device, const Config *config, StageMemory *memory)
 {
     Sft *sft = memory_new(1, sizeof *sft);
     bool complete = false;
@@ -180,7 +181,7 @@ Status sft_run(Comm *comm, Device *device, const Config *config)
     unit_batch_free(&sft->unit);
     model_close(&sft->model);
     tokenizer_close(&sft->tokenizer);
-    stage_close(&sft->stage);
+    stage_close(&sft->stage, memory);
     memory_free(&sft);
     return status;
 }

@@ -27,7 +27,7 @@ void stage_config_digest(const Config *config, const char *name, char digest[40]
 static Status stage_list_inputs(Stage *stage)
 {
     text_append(&stage->inputs, "", 0);
-    if (comm_rank(stage->comm) != 0)
+    if (comm_rank(stage->comm) != 0 || stage->dry)
         return status_ok();
     Inputs inputs;
     inputs_list(stage->config, stage->name, &inputs);
@@ -36,23 +36,32 @@ static Status stage_list_inputs(Stage *stage)
     return status;
 }
 
+static Status stage_make_directory(Stage *stage)
+{
+    if (stage->dry)
+        return status_ok();
+    Status local = comm_rank(stage->comm) == 0 ? text_make_directories(stage->directory) : status_ok();
+    TRY(comm_agree(stage->comm, local));
+    if (comm_rank(stage->comm) == 0)
+        local = h5_remove_temporaries(stage->directory, NULL);
+    return comm_agree(stage->comm, local);
+}
+
 Status stage_open(Stage *stage, const char *name, Comm *comm, Device *device, const Config *config)
 {
     memset(stage, 0, sizeof *stage);
     stage->name = name;
     stage->comm = comm;
     stage->device = device;
+    stage->dry = !device->backend->computes;
     stage->config = config;
     config_read(config, "", run_keys, &stage->run);
     if (!config_has(config, name))
         return config_error(config, name, "this experiment has no section `%s:`", name);
     TRY(shard_check(stage->run.lanes, comm_size(comm)));
     stage->directory = text_join_path(stage->run.output, name);
-    Status local = comm_rank(comm) == 0 ? text_make_directories(stage->directory) : status_ok();
-    TRY(comm_agree(comm, local));
-    if (comm_rank(comm) == 0)
-        local = h5_remove_temporaries(stage->directory, NULL);
-    TRY(comm_agree(comm, local));
+    TRY(stage_make_directory(stage));
+    stage->memory = (StageMemory){.ranks = comm_size(comm), .lanes = stage->run.lanes};
     TRY(device_arena(device, &stage->model_arena, "models", (size_t)stage->run.memory_limit));
     TRY(device_arena(device, &stage->step_arena, "step", (size_t)stage->run.memory_limit));
     stage->phase = -1;
@@ -64,8 +73,22 @@ Status stage_open(Stage *stage, const char *name, Comm *comm, Device *device, co
     return comm_agree_same(comm, "configuration", stage->config_digest);
 }
 
-void stage_close(Stage *stage)
+/* What the arenas have come to by now. */
+static void stage_measure(Stage *stage)
 {
+    StageMemory *memory = &stage->memory;
+    if (stage->phase >= 0 && stage->step_arena.high_water > memory->phase[stage->phase].bytes)
+        memory->phase[stage->phase].bytes = stage->step_arena.high_water;
+    stage->step_arena.high_water = stage->step_arena.used;
+    memory->training = stage->model_arena.high_water;
+}
+
+void stage_close(Stage *stage, StageMemory *memory)
+{
+    if (memory) {
+        stage_measure(stage);
+        *memory = stage->memory;
+    }
     metrics_close(&stage->metrics);
     if (stage->step_arena.base)
         arena_close(&stage->step_arena);
@@ -104,7 +127,8 @@ static Status stage_fresh_model(Stage *stage, const char *tokenizer_path, HeadKi
     ModelShape shape;
     TRY(model_shape_from_config(&config, tokenizer_vocab_size(*tokenizer), &shape));
     TRY(comm_agree(stage->comm, model_open(model, stage->device, &shape, head)));
-    params_initialise(stage->device, &model->params, (uint64_t)stage->run.seed);
+    if (!stage->dry)
+        params_initialise(stage->device, &model->params, (uint64_t)stage->run.seed);
     return status_ok();
 }
 
@@ -125,6 +149,7 @@ Status stage_model(Stage *stage, const char *role, const char *path, const char 
         if (tokenizer && !*tokenizer)
             return config_error(stage->config, stage->name, "%s has no tokenizer; name one with `tokenizer`", path);
     }
+    stage->memory.models += model->arena.high_water;
     if (tokenizer && tokenizer_vocab_size(*tokenizer) > model->shape.vocab)
         return config_error(stage->config, stage->name, "the tokenizer has %lld tokens, the model %lld",
                             (long long)tokenizer_vocab_size(*tokenizer), (long long)model->shape.vocab);
@@ -150,7 +175,9 @@ Status stage_dataset(Stage *stage, DatasetKind kind, const char *key, const Data
         config_read(stage->config, item, data_source_keys, &sources[i]);
     }
     char *cache = text_join_path(stage->run.output, "data");
-    Status status = dataset_open(stage->comm, kind, sources, count, config, tokenizer, cache, dataset);
+    /* The other ranks of a plan are not there to write their part of the file. */
+    Status status =
+        dataset_open(stage->dry ? comm_self() : stage->comm, kind, sources, count, config, tokenizer, cache, dataset);
     if (!status_failed(status))
         stage_parent(stage, key, dataset_digest(*dataset));
     memory_free(&cache);
@@ -172,6 +199,7 @@ Status stage_check_length(Stage *stage, const ModelShape *shape, int64_t longest
 void stage_trained_model(Stage *stage, const char *role, Trainer *trainer)
 {
     REQUIRE(stage->models < 2, "a third trained model");
+    stage->memory.gradient_buffers = trainer->buffers;
     stage->model[stage->models++] = (CheckpointModel){
         .role = role,
         .model = trainer->model,
@@ -227,35 +255,26 @@ static char *stage_machine(const Stage *stage)
 
 /* --- Phases --- */
 
-static void stage_note_peak(Stage *stage)
+int64_t stage_steps(const Stage *stage, int64_t total, int64_t enough)
 {
-    if (stage->phase >= 0 && stage->step_arena.high_water > stage->peak[stage->phase].bytes)
-        stage->peak[stage->phase].bytes = stage->step_arena.high_water;
-    stage->step_arena.high_water = stage->step_arena.used;
+    return stage->dry && enough < total ? enough : total;
 }
 
 void stage_phase(Stage *stage, const char *name)
 {
-    stage_note_peak(stage);
+    stage_measure(stage);
     phase_begin(&stage->timer, name);
-    for (stage->phase = 0; stage->phase < stage->peaks; stage->phase++)
-        if (strcmp(stage->peak[stage->phase].name, name) == 0)
-            return;
-    REQUIRE(stage->peaks < PROFILE_PHASES_MAX, "too many phases at %s", name);
-    stage->peak[stage->peaks++].name = name;
+    stage->phase = stage_memory_phase(&stage->memory, name);
 }
 
-/* One line: what the run's arenas came to. */
+/* What the run's arenas came to: the table that a plan prints. */
 static void stage_report_memory(Stage *stage)
 {
-    Text line = {0};
-    stage_note_peak(stage);
-    text_printf(&line, "models %s", text_bytes((double)stage->model_arena.high_water));
-    for (int i = 0; i < stage->peaks; i++)
-        if (stage->peak[i].bytes > 0)
-            text_printf(&line, ", %s %s", stage->peak[i].name, text_bytes((double)stage->peak[i].bytes));
-    log_info("%s memory of this rank's arenas: %s", stage->name, text_string(&line));
-    text_free(&line);
+    Text table = {0};
+    stage_measure(stage);
+    stage_memory_print(&stage->memory, &table);
+    log_info("%s memory of one rank, in bytes:\n%.*s", stage->name, (int)table.size - 1, text_string(&table));
+    text_free(&table);
 }
 
 /* One line: what each rank has computed since the process began. */
@@ -300,7 +319,7 @@ static Status stage_write(Stage *stage, const char *path, bool optimizer)
 
 Status stage_save(Stage *stage)
 {
-    if (stage->saved)
+    if (stage->saved || stage->dry)
         return status_ok();
     stage_phase(stage, "save");
     char *path = checkpoint_path(stage->directory, stage->step_index);
@@ -322,7 +341,8 @@ Status stage_save_when_due(Stage *stage)
 bool stage_should_stop(Stage *stage)
 {
     stage->polls++;
-    return comm_agree_stop(stage->comm, signal_stop_requested() || stage->polls == stage->run.stop_after);
+    bool injected = stage->polls == stage->run.stop_after && !stage->dry;
+    return comm_agree_stop(stage->comm, signal_stop_requested() || injected);
 }
 
 Status stage_stopped(Stage *stage)
@@ -358,6 +378,8 @@ static Status stage_check_resume(Stage *stage, const char *path, const Checkpoin
 Status stage_resume(Stage *stage, bool *resumed)
 {
     *resumed = false;
+    if (stage->dry)
+        return status_ok();
     char *path = NULL;
     Status status = comm_rank(stage->comm) == 0 ? checkpoint_latest(stage->directory, &path) : status_ok();
     TRY(comm_agree(stage->comm, status));
@@ -409,7 +431,11 @@ out:
 static Status stage_write_named(Stage *stage, const char *name)
 {
     char *path = text_join_path(stage->directory, name);
-    Status status = stage_write(stage, path, false);
+    Status status = status_ok();
+    if (stage->dry)
+        model_promise(path, stage->model[0].model, stage->tokenizer);
+    else
+        status = stage_write(stage, path, false);
     memory_free(&path);
     return status;
 }
@@ -423,6 +449,8 @@ Status stage_finish(Stage *stage)
 {
     TRY(stage_save(stage));
     TRY(stage_write_named(stage, "final.h5"));
+    if (stage->dry)
+        return status_ok();
     progress_finish(&stage->progress, text_string(&stage->note));
     stage_report_memory(stage);
     stage_report_work(stage);
@@ -433,6 +461,8 @@ Status stage_finish(Stage *stage)
 Status stage_is_complete(Stage *stage, bool *complete)
 {
     *complete = false;
+    if (stage->dry)
+        return status_ok();
     char *path = text_join_path(stage->directory, "final.h5");
     CheckpointInfo info;
     Status status = status_ok();
@@ -467,6 +497,8 @@ void stage_log(Stage *stage, const char *name, double value, bool shown)
 
 Status stage_log_end(Stage *stage, int64_t tokens)
 {
+    if (stage->dry)
+        return status_ok();
     Status status = metrics_end(&stage->metrics);
     if (tokens > 0) {
         stage->tokens_done += tokens;

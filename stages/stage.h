@@ -1,7 +1,9 @@
 /* stage.h -- what every stage is made of: where it runs, where it writes, when it saves, and how it stops.
  *
  * Life:  stage_open -> the stage's own models and data -> stage_resume -> steps; after each unit boundary stage_should_stop -> stage_save when due
- *        -> stage_finish writes final.h5. A run that is stopped saves first and returns STATUS_STOPPED; started again, it goes on with the same bits. */
+ *        -> stage_finish writes final.h5. A run that is stopped saves first and returns STATUS_STOPPED; started again, it goes on with the same bits.
+ * Plan:  on a device that computes nothing the same life is lived in fewer steps, as if for the first time, and leaves no files: what its arenas
+ *        come to is the plan. A final.h5 is then promised (checkpoint.h) to the stages that come after. */
 #ifndef STAGES_STAGE_H
 #define STAGES_STAGE_H
 
@@ -13,6 +15,7 @@
 #include "core/store/checkpoint.h"
 #include "core/train/metrics.h"
 #include "core/train/trainer.h"
+#include "stages/stage_memory.h"
 
 /* Root keys: every experiment has them. */
 typedef struct RunConfig {
@@ -28,13 +31,14 @@ typedef struct RunConfig {
 } RunConfig;
 extern const ConfigKey run_keys[];
 
-enum { STAGE_PARENTS_MAX = 24, STAGE_STATE_MAX = 96 };
+enum { STAGE_PARENTS_MAX = 24, STAGE_STATE_MAX = 96, STAGE_STEPS_ENOUGH = 512 };
 
 typedef struct Stage {
     const char *name; /* "sft", "rm", "ppo" */
     Comm *comm;
     Device *device;
     const Config *config;
+    bool dry; /* a plan: nothing is computed, resumed, saved or shown */
     RunConfig run;
     char *directory; /* OUTPUT/NAME */
     Arena model_arena, step_arena;
@@ -56,13 +60,9 @@ typedef struct Stage {
     int states;
     int64_t step_index; /* steps complete */
     int64_t polls;
-    bool saved; /* what is in memory is on disk */
-    /* Most bytes of the step arena in each phase so far. */
-    struct {
-        const char *name;
-        size_t bytes;
-    } peak[PROFILE_PHASES_MAX];
-    int peaks, phase; /* phase: of the one at hand, -1 none */
+    bool saved;         /* what is in memory is on disk */
+    StageMemory memory; /* so far */
+    int phase;          /* the one at hand in memory.phase; -1: none */
     /* The line being logged. */
     Text note;
     int64_t tokens_done;
@@ -72,7 +72,8 @@ typedef struct Stage {
 void stage_config_digest(const Config *config, const char *name, char digest[40]);
 /* Reads the root keys, makes directories, opens arenas and metrics. [collective] */
 Status stage_open(Stage *stage, const char *name, Comm *comm, Device *device, const Config *config);
-void stage_close(Stage *stage);
+/* memory: what the arenas came to; may be NULL. */
+void stage_close(Stage *stage, StageMemory *memory);
 /* Is final.h5 there, made from this configuration? Then there is nothing to do. [collective] */
 Status stage_is_complete(Stage *stage, bool *complete);
 /* The model at `path` with this head, or with path NULL fresh parameters of the shape under `model:` for the tokenizer at `tokenizer_path`. `role` names the
@@ -94,6 +95,8 @@ void stage_state_double(Stage *stage, const char *name, double *value);
 /* Go on from the newest checkpoint if there is one: models, moments, state, and metrics cut back to it. Refuses one of another configuration or other
  * parents, and with `exact` one made with other threads or another processor. *resumed says whether there was one. [collective] */
 Status stage_resume(Stage *stage, bool *resumed);
+/* How many of `total` steps this process takes: all of them, but a plan no more than `enough` to see the shapes that matter. */
+int64_t stage_steps(const Stage *stage, int64_t total, int64_t enough);
 /* Begin a phase (a static string): its seconds and its most memory are counted under this name. */
 void stage_phase(Stage *stage, const char *name);
 /* Unit boundary: has anyone been asked to stop? [collective] */
@@ -114,10 +117,19 @@ void stage_log(Stage *stage, const char *name, double value, bool shown);
 /* Ends the line. tokens > 0: the step of the progress line is done and took so many; its phases' seconds go to timings.jsonl. */
 Status stage_log_end(Stage *stage, int64_t tokens);
 
-/* --- the three --- */
-Status sft_run(Comm *comm, Device *device, const Config *config); /* [collective] */
-Status rm_run(Comm *comm, Device *device, const Config *config);  /* [collective] */
-Status ppo_run(Comm *comm, Device *device, const Config *config); /* [collective] */
+/* --- the three; memory: what this rank's arenas came to, may be NULL --- */
+Status sft_run(Comm *comm, Device *device, const Config *config, StageMemory *memory); /* [collective] */
+Status rm_run(Comm *comm, Device *device, const Config *config, StageMemory *memory);  /* [collective] */
+Status ppo_run(Comm *comm, Device *device, const Config *config, StageMemory *memory); /* [collective] */
+typedef struct StageRow {
+    const char *name;
+    Status (*run)(Comm *comm, Device *device, const Config *config, StageMemory *memory);
+} StageRow;
+enum { STAGES = 3 };
+extern const StageRow stage_rows[STAGES]; /* in the order in which they follow each other */
+/* What every stage of an experiment would take on each of its `ranks`, the worst of them, from runs on a device that computes nothing. memory[i] is of
+ * stage_rows[i], planned[i] says whether the experiment has that stage. Data are tokenised into the cache; no other file is made. [local] */
+Status stages_plan(const Config *config, StageMemory memory[STAGES], bool planned[STAGES]);
 /* Rows of the root and of the three sections. */
 void stages_schema(ConfigSchema *schema);
 

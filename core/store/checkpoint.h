@@ -79,5 +79,10 @@ Status checkpoint_load_model(Comm *comm, Device *device, const char *path, HeadK
  * the source has not is left zero and *has_head says so. tokenizer may be NULL. digest: 40 bytes, hex of what was read. [collective] */
 Status model_load(Comm *comm, Device *device, const char *path, HeadKind head, Model *model, bool *has_head,
                   Tokenizer **tokenizer, char digest[40]);
+/* Plans write nothing, so a stage of a plan promises its result instead: from now on model_load() on a device that computes nothing takes
+ * `path` for a file with a model of this shape and head and this tokenizer (may be NULL), whether or not there is one. [local] */
+void model_promise(const char *path, const Model *model, const Tokenizer *tokenizer);
+/* Forget all promises. [local] */
+void model_promises_clear(void);
 
 #endif

@@ -1,0 +1,60 @@
+/* verb_plan.c -- `tercet plan`: how many bytes each rank of an experiment will need, before anything is allocated. */
+#include <stdio.h>
+#include <unistd.h>
+
+#include "core/base/text.h"
+#include "launch/environment.h"
+#include "launch/verbs.h"
+#include "stages/stage.h"
+
+static void print_plan(const StageMemory memory[STAGES], const bool planned[STAGES], Text *text)
+{
+    int worst = -1;
+    for (int i = 0; i < STAGES; i++) {
+        if (!planned[i])
+            continue;
+        text_printf(text, "%s: bytes of one rank%s\n", stage_rows[i].name,
+                    memory[i].ranks > 1 ? " (the worst of the first and the last)" : "");
+        stage_memory_print(&memory[i], text);
+        if (worst < 0 || stage_memory_most(&memory[i], NULL) > stage_memory_most(&memory[worst], NULL))
+            worst = i;
+    }
+    if (worst < 0)
+        return;
+    const char *phase = "";
+    size_t most = stage_memory_most(&memory[worst], &phase), node = most * (size_t)memory[worst].ranks;
+    size_t machine = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    text_printf(text, "most of all: %s in %s, %s a rank", stage_rows[worst].name, phase, text_bytes((double)most));
+    if (memory[worst].ranks > 1)
+        text_printf(text, ", %s where all %d ranks share a node", text_bytes((double)node), memory[worst].ranks);
+    text_printf(text, "; this machine has %s%s\n", text_bytes((double)machine),
+                node > machine ? ", which is not enough for all ranks" : "");
+    text_printf(text, "not counted: the program itself, data and rollouts in host memory, and scratch inside ops\n");
+}
+
+Status verb_plan(Launch *launch, int argc, char **argv)
+{
+    if (argc < 2)
+        return status_error(STATUS_USAGE, "plan needs an experiment: tercet plan EXPERIMENT.yaml [key=value ...]");
+    const char *launcher = NULL;
+    int ranks = environment_launched_ranks(&launcher);
+    if (ranks != 0 && ranks != 1)
+        return status_error(STATUS_USAGE,
+                            "`tercet plan` is for one process; it plans for the experiment's `ranks`, and was started "
+                            "under a launcher (%s)",
+                            launcher ? launcher : "?");
+    Config *config = NULL;
+    StageMemory memory[STAGES] = {0};
+    bool planned[STAGES] = {0};
+    TRY(launch_config(launch, argv[1], argv + 2, argc - 2, &config));
+    Status status = stages_plan(config, memory, planned);
+    config_close(&config);
+    TRY(status);
+    if (!planned[0] && !planned[1] && !planned[2])
+        return status_error(STATUS_USAGE, "%s: none of the sections sft, rm, ppo is there", argv[1]);
+    Text text = {0};
+    print_plan(memory, planned, &text);
+    fputs(text_string(&text), stdout);
+    text_free(&text);
+    return status_ok();
+}

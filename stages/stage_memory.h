@@ -1,0 +1,34 @@
+/* stage_memory.h -- what one rank's arenas came to in a stage: measured after a run, foretold by a plan.
+ *
+ * A plan is a run of the same code on a device that computes nothing (core/tensor/device.h), so both fill this struct in the same places.
+ * Left out: scratch inside ops, which is the backend's own business and small, and host memory for names, data and rollouts. */
+#ifndef STAGES_STAGE_MEMORY_H
+#define STAGES_STAGE_MEMORY_H
+
+#include "core/base/profile.h"
+#include "core/base/text.h"
+
+typedef struct StageMemory {
+    int ranks;
+    int64_t lanes;
+    int gradient_buffers; /* of each trained model: 1 + log2(lanes / ranks) */
+    size_t models;        /* bytes: parameters of all models, trained or not, and their tables */
+    size_t training;      /* bytes: gradients and moments of the trained ones */
+    /* Most bytes of the step arena (activations, caches, batches) in each phase. */
+    struct {
+        const char *name; /* static string */
+        size_t bytes;
+    } phase[PROFILE_PHASES_MAX];
+    int phases;
+} StageMemory;
+
+/* The phase's entry, made if it is new. */
+int stage_memory_phase(StageMemory *memory, const char *name);
+/* Most bytes at once: what stays, and the hungriest phase, whose name goes to *phase ("" if there is none; may be NULL). */
+size_t stage_memory_most(const StageMemory *memory, const char **phase);
+/* Each entry becomes the larger of both: the worst of several ranks. */
+void stage_memory_join(StageMemory *memory, const StageMemory *other);
+/* Append a table, one line per entry, in bytes of one rank; its last lines are the most at once, for a rank and for all of them. */
+void stage_memory_print(const StageMemory *memory, Text *text);
+
+#endif
