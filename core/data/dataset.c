@@ -28,7 +28,7 @@ const ConfigKey data_source_keys[] = {
     {0}};
 
 const ConfigKey data_config_keys[] = {
-    /* The words of template_names(), in its order; t306 compares. */
+    /* The words of template_names(), in its order; t316 compares. */
     CONFIG_KEY_CHOICE(DataConfig, template, "plain", "plain|alpaca|chatml|hh",
                       "how a conversation is written for the model; plain adds nothing, which is what a model without "
                       "a chat format has seen. All stages must agree"),

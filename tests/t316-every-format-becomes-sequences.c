@@ -1,5 +1,5 @@
 //TEST labels=cpu timeout=60
-/* t306 -- each format, from a small file: what is learned, which answers are compared, what a prompt is; and files that are wrong
+/* t316 -- each format, from a small file: what is learned, which answers are compared, what a prompt is; and files that are wrong
  * say where. */
 #include <stdio.h>
 #include <string.h>
