@@ -174,7 +174,7 @@ static Status answer_unit(Maker *maker, int64_t from, int64_t to)
         .temperature = (float)maker->options->temperature,
         .top_p = 1,
         .stop = &end,
-        .stop_count = end >= 0 ? 1 : 0,
+        .stop_count = end >= 0 && !maker->options->ignore_end ? 1 : 0,
     };
     TRY(generate(&maker->model, &maker->exec, request, to - from, &options, result));
     for (int64_t i = from; i < to; i++) {

@@ -28,6 +28,7 @@ typedef struct AnswerOptions {
     int64_t prompt_tokens; /* of each prompt, only the first so many tokens; 0: all */
     int64_t max_new;       /* tokens of an answer at most, its end token included */
     double temperature;    /* 0: greedy */
+    bool ignore_end;       /* the end token ends nothing: every answer has max_new tokens */
     uint64_t seed;
 } AnswerOptions;
 

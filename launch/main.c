@@ -25,6 +25,15 @@ static const Verb verbs[] = {
      verb_run},
     {"score", "score --model RM.h5 [FILE.jsonl|-] [--out FILE|-] [--template NAME]",
      "Rewards of responses, line by line: prompt/response, messages, K responses, or chosen/rejected.", verb_score},
+    {"eval",
+     "eval perplexity --model M [FILE|-] [--tokens] | eval preference --model RM FILE | eval winrate --model A "
+     "--against B "
+     "--prompts FILE --judge J... | eval sample --model A [--against B] --prompts FILE",
+     "Perplexity of texts; a reward model's accuracy on pairs; who wins before judges (a reward model's file, demo, "
+     "words:FILE, match, length:N, each with NAME= in front if wished); answers side by side.",
+     verb_eval},
+    {"report", "report DIRECTORY [--need-accuracy X] [--need-rise JUDGE] [--need-winrate JUDGE]",
+     "An experiment on one page. With a need that is not met, fails.", verb_report},
     {"generate",
      "generate --model M [--prompt TEXT | --file FILE.jsonl | < FILE] [--max-new N] [--temperature T] [--top-k K] "
      "[--top-p P] [--seed S] "

@@ -17,9 +17,13 @@ typedef struct TrainedWith {
     TemplateKind template;
     bool append_eos;
     int64_t max_length; /* 0: no limit */
+    /* How PPO asked for answers, where the checkpoint's configuration has a section `ppo`; else 128 tokens at temperature 1. */
+    int64_t max_new, prompt_tokens; /* prompt_tokens 0: whole prompts */
+    double temperature;
+    bool ignore_end;
 } TrainedWith;
 
 /* A model that is no checkpoint, or one without that section, gives the plain format, EOS, and no limit. STATUS_USAGE: no such format. [local] */
-Status trained_with(const Launch *launch, const char *model, const TrainedWithOptions *options, TrainedWith *trained);
+Status trained_with(const char *model, const TrainedWithOptions *options, TrainedWith *trained);
 
 #endif

@@ -31,7 +31,7 @@ Status verb_score(Launch *launch, int argc, char **argv)
         options.input = words[0];
     TRY(launch_device(launch, threads));
     TrainedWith trained;
-    TRY(comm_agree(launch->bootstrap.comm, trained_with(launch, options.model, &with, &trained)));
+    TRY(comm_agree(launch->bootstrap.comm, trained_with(options.model, &with, &trained)));
     options.template = trained.template;
     options.append_eos = trained.append_eos;
     options.max_length = trained.max_length;
