@@ -81,6 +81,7 @@ static void stage_measure(Stage *stage)
         memory->phase[stage->phase].bytes = stage->step_arena.high_water;
     stage->step_arena.high_water = stage->step_arena.used;
     memory->training = stage->model_arena.high_water;
+    memory->scratch = stage->device->scratch.high_water;
 }
 
 void stage_close(Stage *stage, StageMemory *memory)

@@ -38,6 +38,7 @@ void stage_memory_join(StageMemory *memory, const StageMemory *other)
 {
     memory->models = larger(memory->models, other->models);
     memory->training = larger(memory->training, other->training);
+    memory->scratch = larger(memory->scratch, other->scratch);
     for (int i = 0; i < other->phases; i++) {
         int at = stage_memory_phase(memory, other->phase[i].name);
         memory->phase[at].bytes = larger(memory->phase[at].bytes, other->phase[i].bytes);
@@ -64,6 +65,8 @@ void stage_memory_print(const StageMemory *memory, Text *text)
     }
     snprintf(name, sizeof name, "most at once, in %s", hungriest);
     print_row(text, name, most);
+    if (memory->scratch > 0)
+        print_row(text, "beside it, scratch inside ops", memory->scratch);
     if (memory->ranks > 1) {
         snprintf(name, sizeof name, "%d ranks on one node", memory->ranks);
         print_row(text, name, most * (size_t)memory->ranks);

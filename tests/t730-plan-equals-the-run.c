@@ -7,6 +7,7 @@
 #include <mpi.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/base/log.h"
@@ -209,6 +210,34 @@ static void test_nothing_is_left_but_data(void **state)
     closedir(directory);
 }
 
+/* A plan of a finished run is that of one which has not begun, and touches nothing. */
+static void test_a_finished_run_is_planned_anew(void **state)
+{
+    (void)state;
+    if (comm_rank(world_comm) != 0)
+        return;
+    StageMemory before[STAGES], after[STAGES];
+    bool there[STAGES];
+    struct stat then, now;
+    Config *config = experiment(support_path("plan-1"), true, 2, NULL);
+    assert_ok(stages_plan(config, before, there));
+    config_close(&config);
+    const char *files[] = {"sft/final.h5", "sft/metrics.jsonl", "rm/metrics.jsonl", "ppo/final.h5",
+                           "ppo/metrics.jsonl"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        assert_int_equal(stat(support_path("run-1/%s", files[i]), &then), 0);
+        config = experiment(support_path("run-1"), true, 2, "stop_after=1");
+        assert_ok(stages_plan(config, after, there));
+        config_close(&config);
+        assert_int_equal(stat(support_path("run-1/%s", files[i]), &now), 0);
+        assert_memory_equal(&then.st_mtim, &now.st_mtim, sizeof then.st_mtim);
+        assert_int_equal(then.st_size, now.st_size);
+        assert_int_equal(then.st_ino, now.st_ino);
+    }
+    for (int i = 0; i < STAGES; i++)
+        assert_int_equal(stage_memory_most(&before[i], NULL), stage_memory_most(&after[i], NULL));
+}
+
 /* A plan sees what the configuration changes, and models of any size cost it nothing. */
 static void test_plans_differ_where_experiments_do(void **state)
 {
@@ -278,6 +307,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_fixed_lengths_are_foretold),
         cmocka_unit_test(test_ragged_lengths_are_bounded),
         cmocka_unit_test(test_nothing_is_left_but_data),
+        cmocka_unit_test(test_a_finished_run_is_planned_anew),
         cmocka_unit_test(test_plans_differ_where_experiments_do),
         cmocka_unit_test(test_a_model_that_is_nowhere_is_named),
     };
