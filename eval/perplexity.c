@@ -174,7 +174,7 @@ static Status write_document(Perplexity *self, const Document *document, const f
     json_t *record = json_object(), *tokens = json_array(), *logprobs = json_array();
     for (int64_t t = 0; t < document->tokens; t++) {
         json_array_append_new(tokens, json_integer(self->token.tokens.ids[document->first_token + t]));
-        json_array_append_new(logprobs, t ? json_real((double)logprob[t - 1]) : json_null());
+        json_array_append_new(logprobs, t ? json_float(logprob[t - 1]) : json_null());
     }
     json_object_set_new(record, "tokens", tokens);
     json_object_set_new(record, "logprobs", logprobs);

@@ -92,8 +92,9 @@ static Status write_lines(const Winrate *winrate, const WinrateReport *report, J
         json_object_set_new(record, "a", text_value(winrate->side[0].answer[i].response));
         json_object_set_new(record, "b", text_value(winrate->side[1].answer[i].response));
         for (int r = 0; r < report->judges; r++)
-            json_object_set_new(judges, report->judge[r].name,
-                                json_pack("[f,f]", (double)winrate->score[0][r][i], (double)winrate->score[1][r][i]));
+            json_object_set_new(
+                judges, report->judge[r].name,
+                json_pack("[o,o]", json_float(winrate->score[0][r][i]), json_float(winrate->score[1][r][i])));
         json_object_set_new(record, "judges", judges);
         status = json_writer_line(writer, record);
         json_decref(record);

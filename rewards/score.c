@@ -2,8 +2,6 @@
 #include "rewards/score.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/log.h"
@@ -118,31 +116,19 @@ static void count_entry(Score *score, const ScoreRecord *parsed, const float *re
                 count_pair(report, reward[i], reward[j]);
 }
 
-/* A float in the fewest digits that give it back. */
-static json_t *float_value(float value)
-{
-    char digits[32];
-    for (int precision = 6; precision <= 9; precision++) {
-        snprintf(digits, sizeof digits, "%.*g", precision, (double)value);
-        if (strtof(digits, NULL) == value)
-            break;
-    }
-    return json_real(strtod(digits, NULL));
-}
-
 static Status write_entry(Score *score, Entry *entry, const float *reward)
 {
     json_t *record = entry->record;
     if (entry->parsed.shape == SCORE_ONE) {
-        json_object_set_new(record, "reward", float_value(reward[0]));
+        json_object_set_new(record, "reward", json_float(reward[0]));
     } else {
         json_t *list = json_array();
         for (int64_t i = 0; i < entry->parsed.count; i++)
-            json_array_append_new(list, float_value(reward[i]));
+            json_array_append_new(list, json_float(reward[i]));
         json_object_set_new(record, "rewards", list);
     }
     if (entry->parsed.shape == SCORE_PAIR)
-        json_object_set_new(record, "margin", float_value(reward[0] - reward[1]));
+        json_object_set_new(record, "margin", json_float(reward[0] - reward[1]));
     return score->writer ? json_writer_line(score->writer, record) : status_ok();
 }
 

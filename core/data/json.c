@@ -84,6 +84,17 @@ void json_append(Text *text, const json_t *value)
     REQUIRE(!failed, "a value that is no JSON");
 }
 
+json_t *json_float(float value)
+{
+    char digits[32];
+    for (int precision = 6; precision <= 9; precision++) {
+        snprintf(digits, sizeof digits, "%.*g", precision, (double)value);
+        if (strtof(digits, NULL) == value)
+            break;
+    }
+    return json_real(strtod(digits, NULL));
+}
+
 /* --- Getters -----------------------------------------------------------------------------------------------------*/
 
 Status json_check_object(JsonPlace place, const json_t *object)

@@ -31,6 +31,8 @@ Status json_read_file(const char *path, size_t size_max, json_t **value);
 Status json_read_bytes(const char *path, const void *bytes, size_t size, json_t **value);
 /* `value` as compact JSON in the order its keys were inserted; appended to `text`. */
 void json_append(Text *text, const json_t *value);
+/* A new real with the fewest digits that give the float back: 0.1f is 0.1 in a file, not 0.10000000149011612. */
+json_t *json_float(float value);
 
 /* --- A stream of records: JSONL (one value per line, blank lines skipped) or the elements of one JSON array.
  * Which of the two is read from the first byte that is not a space (a byte order mark is skipped): '[' is an array.
