@@ -146,7 +146,8 @@ static void ppo_log_rollout(Ppo *ppo, double kl)
     }
     stage_log(stage, "kl", kl, true);
     stage_log(stage, "kl_coefficient", rollout->kl_coefficient, false);
-    stage_log(stage, "entropy", ppo->entropy, true);
+    if (!ppo->stranger) /* measured where old log-probs are made */
+        stage_log(stage, "entropy", ppo->entropy, true);
     stage_log(stage, "length", (double)rollout->responses / n, true);
     stage_log(stage, "length_min", shortest, false);
     stage_log(stage, "length_max", longest, false);
@@ -307,18 +308,18 @@ static Status ppo_resume(Ppo *ppo)
     TRY(stage_resume(stage, &resumed));
     char *path = ppo_interrupted_path(ppo);
     Status status = status_ok();
+    ppo->stranger = ppo->config.rollout && stage->step_index == 0; /* interrupted or not */
     if (resumed && ppo->phase == PPO_UPDATE) {
         status = ppo_read_rollout(ppo, path);
-        if (!status_failed(status) && ppo->rollout.policy_step != stage->step_index)
+        if (!status_failed(status) && !ppo->stranger && ppo->rollout.policy_step != stage->step_index)
             status = status_error(STATUS_INPUT, "%s is of iteration %lld, the checkpoint of %lld", path,
                                   (long long)ppo->rollout.policy_step, (long long)stage->step_index);
-    } else if (ppo->config.rollout && stage->step_index == 0) {
+    } else if (ppo->stranger) {
         status = ppo_read_rollout(ppo, ppo->config.rollout);
         if (!status_failed(status)) {
             ppo->kl_coefficient = ppo->rollout.kl_coefficient;
             ppo_reward_moments(ppo);
         }
-        ppo->stranger = true;
     }
     memory_free(&path);
     return status;

@@ -142,11 +142,10 @@ Status stage_model(Stage *stage, const char *role, const char *path, const char 
         TRY(stage_fresh_model(stage, tokenizer_path, head, model, tokenizer));
         snprintf(digest, sizeof digest, "%s", "fresh");
     } else {
-        TRY(model_load(stage->comm, stage->device, path, head, model, &head_found, tokenizer, digest));
-        if (tokenizer && tokenizer_path) {
-            tokenizer_close(tokenizer);
+        TRY(model_load(stage->comm, stage->device, path, head, model, &head_found, tokenizer_path ? NULL : tokenizer,
+                       digest));
+        if (tokenizer && tokenizer_path)
             TRY(comm_agree(stage->comm, tokenizer_open(tokenizer, tokenizer_path)));
-        }
         if (tokenizer && !*tokenizer)
             return config_error(stage->config, stage->name, "%s has no tokenizer; name one with `tokenizer`", path);
     }
