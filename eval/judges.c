@@ -36,7 +36,7 @@ static void append_judge(Text *yaml, const char *spec)
     size_t name = name_length(spec);
     const char *what = name ? spec + name + 1 : spec;
     text_append_string(yaml, "  - ");
-    if (*what == '{') {
+    if (*what == '{') { /* its name is one of its keys */
         text_printf(yaml, "%s\n", what);
         return;
     }

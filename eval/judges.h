@@ -3,7 +3,7 @@
  *     PATH              a reward model: HDF5 file or Hugging Face directory      demo          the demo's true rule
  *     words:FILE        1 where FILE's word scores sum to above 0                match[:FIELD] the known answer's number
  *     length:N          nearness to N tokens                                     {kind: ...}   any, as in a config
- * NAME=... in front gives the judge a name. */
+ * NAME=... in front gives the judge a name; {kind: ...} has the key `name` for it. */
 #ifndef EVAL_JUDGES_H
 #define EVAL_JUDGES_H
 

@@ -185,7 +185,7 @@ int main(int argc, char **argv)
     if (status.code == STATUS_STOPPED)
         log_info("%s", status_message());
     else if (status_failed(status) && status.code != STATUS_PEER)
-        log_error("error: %s", status_message());
+        log_error("%s", status_message());
     if (fflush(stdout) != 0 && !status_failed(status))
         status.code = STATUS_IO;
     if (launch.device_opened)

@@ -56,7 +56,7 @@ Status trained_with(const char *model, const TrainedWithOptions *options, Traine
     bool is_file = stat(model, &info) == 0 && S_ISREG(info.st_mode);
     if (is_file && !status_failed(h5_open(model, NULL, &file))) {
         const H5Attribute *config = h5_attribute(file, "/", "config");
-        if (config && config->type == H5_STRING)
+        if (config && config->type == H5_STRING && config->string[0])
             read_config(config->string, model, options->section, trained);
         h5_close(&file);
     }
