@@ -14,7 +14,7 @@
 
 /* --- The iteration --- */
 
-static Status ppo_experience(Ppo *ppo)
+Status ppo_experience(Ppo *ppo)
 {
     PhaseTimer *timer = &ppo->stage.timer;
     stage_phase(&ppo->stage, "rollout");
@@ -146,7 +146,7 @@ static void ppo_log_rollout(Ppo *ppo, double kl)
     }
     stage_log(stage, "kl", kl, true);
     stage_log(stage, "kl_coefficient", rollout->kl_coefficient, false);
-    if (!ppo->stranger) /* measured where old log-probs are made */
+    if (!ppo->from_file) /* measured where old log-probs are made */
         stage_log(stage, "entropy", ppo->entropy, true);
     stage_log(stage, "length", (double)rollout->responses / n, true);
     stage_log(stage, "length_min", shortest, false);
@@ -240,6 +240,7 @@ static Status ppo_prepare(Ppo *ppo)
                             "policy, reference and critic must share one vocabulary (%lld, %lld and %lld tokens)",
                             (long long)ppo->actor.shape.vocab, (long long)ppo->reference.shape.vocab,
                             (long long)ppo->critic.shape.vocab);
+    snprintf(ppo->policy_digest, sizeof ppo->policy_digest, "%s", stage->parent_digest[0]);
     if (config->rollout && config_count(stage->config, "ppo.prompts") == 0)
         return status_ok();
     TRY(stage_dataset(stage, DATASET_PROMPT, "prompts", &ppo->data_config, ppo->tokenizer, &ppo->prompts));
@@ -308,19 +309,20 @@ static Status ppo_resume(Ppo *ppo)
     TRY(stage_resume(stage, &resumed));
     char *path = ppo_interrupted_path(ppo);
     Status status = status_ok();
-    ppo->stranger = ppo->config.rollout && stage->step_index == 0; /* interrupted or not */
+    ppo->from_file = ppo->config.rollout && stage->step_index == 0; /* interrupted or not */
     if (resumed && ppo->phase == PPO_UPDATE) {
         status = ppo_read_rollout(ppo, path);
-        if (!status_failed(status) && !ppo->stranger && ppo->rollout.policy_step != stage->step_index)
+        if (!status_failed(status) && !ppo->from_file && ppo->rollout.policy_step != stage->step_index)
             status = status_error(STATUS_INPUT, "%s is of iteration %lld, the checkpoint of %lld", path,
                                   (long long)ppo->rollout.policy_step, (long long)stage->step_index);
-    } else if (ppo->stranger) {
+    } else if (ppo->from_file) {
         status = ppo_read_rollout(ppo, ppo->config.rollout);
         if (!status_failed(status)) {
             ppo->kl_coefficient = ppo->rollout.kl_coefficient;
             ppo_reward_moments(ppo);
         }
     }
+    ppo->stranger = ppo->from_file && strcmp(ppo->rollout.policy_digest, ppo->policy_digest) != 0;
     memory_free(&path);
     return status;
 }
@@ -339,21 +341,35 @@ static void ppo_foresee(Ppo *ppo)
             ppo->longest_prompt = i;
 }
 
-static Status ppo_train(Ppo *ppo)
+Status ppo_open(Ppo *ppo, Comm *comm, Device *device, const Config *config, bool *complete)
 {
     Stage *stage = &ppo->stage;
-    const PpoConfig *config = &ppo->config;
+    *complete = false;
+    TRY(stage_open(stage, "ppo", comm, device, config));
+    config_read(config, "ppo", ppo_keys, &ppo->config);
+    config_read(config, "ppo", data_config_keys, &ppo->data_config);
+    config_read(config, "ppo.actor_optimizer", optimizer_ppo_keys, &ppo->actor_optimizer);
+    config_read(config, "ppo.critic_optimizer", optimizer_ppo_keys, &ppo->critic_optimizer);
+    TRY(stage_is_complete(stage, complete));
+    if (*complete)
+        return status_ok();
     TRY(ppo_prepare(ppo));
     if (stage->dry)
         ppo_foresee(ppo);
-    int64_t iterations = stage_steps(stage, config->rollout ? 1 : config->iterations, PPO_ITERATIONS_ENOUGH);
-    int64_t steps = config->iterations * config->epochs * config->minibatches;
-    TRY(trainer_open(&ppo->actor_trainer, &ppo->actor, stage->comm, &ppo->actor_optimizer, stage->run.lanes, steps,
+    int64_t steps = ppo->config.iterations * ppo->config.epochs * ppo->config.minibatches;
+    TRY(trainer_open(&ppo->actor_trainer, &ppo->actor, comm, &ppo->actor_optimizer, stage->run.lanes, steps,
                      &stage->model_arena));
-    TRY(trainer_open(&ppo->critic_trainer, &ppo->critic, stage->comm, &ppo->critic_optimizer, stage->run.lanes, steps,
+    TRY(trainer_open(&ppo->critic_trainer, &ppo->critic, comm, &ppo->critic_optimizer, stage->run.lanes, steps,
                      &stage->model_arena));
-    ppo->kl_coefficient = config->kl_coefficient;
+    ppo->kl_coefficient = ppo->config.kl_coefficient;
     ppo_state(ppo);
+    return status_ok();
+}
+
+static Status ppo_train(Ppo *ppo)
+{
+    Stage *stage = &ppo->stage;
+    int64_t iterations = stage_steps(stage, ppo->config.rollout ? 1 : ppo->config.iterations, PPO_ITERATIONS_ENOUGH);
     TRY(ppo_resume(ppo));
     stage->progress = progress_start("ppo", stage->step_index, iterations);
     while (stage->step_index < iterations) {
@@ -362,23 +378,16 @@ static Status ppo_train(Ppo *ppo)
         TRY(ppo_iterate(ppo));
         TRY(stage_save_when_due(stage));
     }
-    return stage_finish(stage);
+    TRY(stage_finish(stage));
+    char *interrupted = ppo_interrupted_path(ppo);
+    if (!stage->dry && comm_rank(stage->comm) == 0)
+        unlink(interrupted);
+    memory_free(&interrupted);
+    return status_ok();
 }
 
-Status ppo_run(Comm *comm, Device *device, const Config *config, StageMemory *memory)
+void ppo_close(Ppo *ppo, StageMemory *memory)
 {
-    Ppo *ppo = memory_new(1, sizeof *ppo);
-    bool complete = false;
-    Status status = stage_open(&ppo->stage, "ppo", comm, device, config);
-    if (!status_failed(status)) {
-        config_read(config, "ppo", ppo_keys, &ppo->config);
-        config_read(config, "ppo", data_config_keys, &ppo->data_config);
-        config_read(config, "ppo.actor_optimizer", optimizer_ppo_keys, &ppo->actor_optimizer);
-        config_read(config, "ppo.critic_optimizer", optimizer_ppo_keys, &ppo->critic_optimizer);
-        status = stage_is_complete(&ppo->stage, &complete);
-    }
-    if (!status_failed(status) && !complete)
-        status = ppo_train(ppo);
     trainer_close(&ppo->actor_trainer);
     trainer_close(&ppo->critic_trainer);
     rewards_close(&ppo->rewards);
@@ -393,6 +402,16 @@ Status ppo_run(Comm *comm, Device *device, const Config *config, StageMemory *me
     model_close(&ppo->reference);
     tokenizer_close(&ppo->tokenizer);
     stage_close(&ppo->stage, memory);
+}
+
+Status ppo_run(Comm *comm, Device *device, const Config *config, StageMemory *memory)
+{
+    Ppo *ppo = memory_new(1, sizeof *ppo);
+    bool complete = false;
+    Status status = ppo_open(ppo, comm, device, config, &complete);
+    if (!status_failed(status) && !complete)
+        status = ppo_train(ppo);
+    ppo_close(ppo, memory);
     memory_free(&ppo);
     return status;
 }

@@ -48,7 +48,9 @@ typedef struct Ppo {
     Rollout rollout;
     UnitPlan plan; /* units of the update: runs of sequences */
     PpoUpdateStats update;
-    bool stranger;  /* the rollout came from a file: its old log-probs may be someone else's */
+    char policy_digest[40]; /* of the policy that PPO started from */
+    bool from_file; /* the rollout came from a file */
+    bool stranger;  /* and not from this policy: its old log-probs are someone else's */
     double entropy; /* mean of the policy's entropy over the rollout's tokens, before the update */
     /* Scratch of units, grown once. */
     UnitBatch unit;
@@ -58,6 +60,13 @@ typedef struct Ppo {
     int64_t minibatch_units;
     double minibatch_tokens;
 } Ppo;
+
+/* Read the section, open models, data, rewards and trainers. *complete: final.h5 is there already, and nothing was opened. [collective] */
+Status ppo_open(Ppo *ppo, Comm *comm, Device *device, const Config *config, bool *complete);
+/* `memory` as stage_close's. */
+void ppo_close(Ppo *ppo, StageMemory *memory);
+/* The iteration up to its update: sample, score, evaluate, advantages. [collective] */
+Status ppo_experience(Ppo *ppo);
 
 /* Sample one response per (prompt, sample), and let every judge score them: fills rollout but log-probs of the update. [collective] */
 Status ppo_sample(Ppo *ppo);

@@ -190,6 +190,7 @@ Status ppo_sample(Ppo *ppo)
         rollout_free(&ppo->rollout);
         rollout_allgather(comm, &mine, &ppo->rollout);
         rollout_free(&mine);
+        memcpy(ppo->rollout.policy_digest, ppo->policy_digest, sizeof ppo->policy_digest);
         ppo->rollout.policy_step = ppo->stage.step_index;
         ppo->rollout.temperature = config->temperature;
         ppo->rollout.kl_coefficient = ppo->kl_coefficient;

@@ -270,6 +270,10 @@ static Status read_all(H5File *file, int64_t vocab, Rollout *rollout)
     rollout_allocate(rollout);
     TRY(read_columns(file, rollout, false));
     TRY(read_rewards(file, rollout));
+    const char *digest = NULL;
+    if (h5_attribute(file, "/", "policy_digest"))
+        TRY(h5_read_string(file, "/", "policy_digest", &digest));
+    snprintf(rollout->policy_digest, sizeof rollout->policy_digest, "%s", digest ? digest : "");
     if (h5_attribute(file, "/", "policy_step"))
         TRY(h5_read_int(file, "/", "policy_step", &rollout->policy_step));
     if (h5_attribute(file, "/", "temperature"))
