@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/base/memory.h"
+#include "core/data/json.h"
 #include "tests/support/support.h"
 #include "tests/support/words.h"
 
@@ -56,6 +56,35 @@ static void test_counts(void **state)
     }
 }
 
+/* 2.6 million tokens, read where they lie: what is learned of a record is its answer. */
+static void test_tokens_are_the_texts(void **state)
+{
+    (void)state;
+    Dataset *dataset = open_real(DATASET_SFT, "datasets/gsm8k/train.jsonl", DATA_AUTO);
+    JsonReader *reader;
+    json_t *record;
+    int64_t index = 0;
+    assert_ok(json_reader_open(&reader, support_data("datasets/gsm8k/train.jsonl")));
+    for (;; index++) {
+        assert_ok(json_reader_next(reader, &record));
+        if (!record)
+            break;
+        Sequence sequence = dataset_sequence(dataset, index);
+        Text text = {0};
+        assert_int_equal(sequence.token[0], tokenizer_bos(tokenizer));
+        assert_int_equal(sequence.token[sequence.count - 1], tokenizer_eos(tokenizer));
+        assert_true(!sequence.loss[sequence.prompt - 1] && sequence.loss[sequence.prompt]);
+        assert_ok(tokenizer_decode(tokenizer, sequence.token + sequence.prompt, sequence.count - sequence.prompt - 1,
+                                   TOKENIZER_CONTINUE, &text));
+        const char *answer = json_string_value(json_object_get(record, "answer"));
+        assert_true(sequence.count == 1024 || strcmp(text_string(&text), answer) == 0);
+        text_free(&text);
+    }
+    assert_int_equal(index, dataset_sequences(dataset));
+    json_reader_close(&reader);
+    dataset_close(&dataset);
+}
+
 static void test_trees_hold_their_pairs(void **state)
 {
     (void)state;
@@ -76,7 +105,8 @@ static void test_trees_hold_their_pairs(void **state)
 int main(void)
 {
     support_need_data();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_counts), cmocka_unit_test(test_trees_hold_their_pairs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_counts), cmocka_unit_test(test_trees_hold_their_pairs),
+                                       cmocka_unit_test(test_tokens_are_the_texts)};
     assert_ok(tokenizer_open(&tokenizer, support_data("models/stories260K-hf")));
     int failures = cmocka_run_group_tests(tests, NULL, NULL);
     tokenizer_close(&tokenizer);

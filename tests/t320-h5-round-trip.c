@@ -250,12 +250,53 @@ static void test_digest_text(void **state)
     assert_false(h5_digest_parse("99aa06d3014798d86001c324468d497f0", &parsed));
 }
 
+/* Mapped elements are the written ones, for datasets that HDF5 aligns and for small ones that it packs. */
+static void test_mapped_is_written(void **state)
+{
+    (void)state;
+    enum { SMALL = 5, LARGE = 3000000 };
+    const char *path = support_path("mapped.h5");
+    uint8_t *bytes = noise(SMALL, 1);
+    int64_t *offsets = noise(SMALL * sizeof *offsets, 2);
+    int32_t *tokens = noise(LARGE * sizeof *tokens, 3);
+    H5Writer *writer;
+    assert_ok(h5_writer_open(NULL, path, "tercet-test", 1, &writer));
+    h5_write_whole(writer, H5_SEMANTIC, "/bytes", DTYPE_U8, 1, (int64_t[]){SMALL}, bytes);
+    h5_write_whole(writer, H5_SEMANTIC, "/none", DTYPE_F32, 1, (int64_t[]){0}, bytes);
+    h5_write_whole(writer, H5_SEMANTIC, "/offsets", DTYPE_I64, 1, (int64_t[]){SMALL}, offsets);
+    h5_write_whole(writer, H5_SEMANTIC, "/tokens", DTYPE_I32, 1, (int64_t[]){LARGE}, tokens);
+    assert_ok(h5_writer_close(&writer));
+    H5File *file;
+    assert_ok(h5_open(path, NULL, &file));
+    const struct {
+        const char *path;
+        const void *expected;
+        size_t bytes;
+    } cases[] = {{"/bytes", bytes, SMALL},
+                 {"/none", bytes, 0},
+                 {"/offsets", offsets, SMALL * sizeof *offsets},
+                 {"/tokens", tokens, LARGE * sizeof *tokens}};
+    for (int twice = 0; twice < 2; twice++)
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            const H5Dataset *dataset = h5_dataset(file, cases[i].path);
+            const void *mapped = NULL;
+            assert_non_null(dataset);
+            assert_ok(h5_map(file, dataset, &mapped));
+            assert_int_equal((uintptr_t)mapped % dtype_size(dataset->dtype), 0);
+            assert_memory_equal(mapped, cases[i].expected, cases[i].bytes);
+        }
+    h5_close(&file);
+    memory_free(&bytes);
+    memory_free(&offsets);
+    memory_free(&tokens);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_type_and_shape), cmocka_unit_test(test_blocks_are_read_in_any_order),
         cmocka_unit_test(test_attributes),           cmocka_unit_test(test_digests_are_of_what_counts),
-        cmocka_unit_test(test_digest_text),
+        cmocka_unit_test(test_digest_text),          cmocka_unit_test(test_mapped_is_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
