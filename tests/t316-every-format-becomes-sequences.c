@@ -276,11 +276,14 @@ static void test_damaged_files_are_refused_or_read(void **state)
         text_append_string(&text, files[trial % 6]);
         uint64_t changes = 1 + rng_below(stream, 0, 3);
         for (uint64_t i = 0; i < changes; i++) {
-            static const char letters[] = "{}[]\",:\\0-e\n\xff\xc3 anr";
+            static const char letters[] = "{}[]\",:\\0-e\n\xff\xc3 anrbcdfghijklmopqstuvwxyzABCD";
             text.bytes[rng_below(stream, 3 * i + 1, text.size)] = letters[rng_below(stream, 3 * i + 2, sizeof letters)];
         }
         const char *path = support_path("mutant.json");
-        assert_ok(text_write_file(path, text.bytes, text.size));
+        FILE *file = fopen(path, "wb"); /* text_write_file would wait for the disk every time */
+        assert_non_null(file);
+        fwrite(text.bytes, 1, text.size, file);
+        fclose(file);
         DataSource source = words_source(path);
         Dataset *dataset;
         Status status = words_open((DatasetKind)(trial / 6 % 3), &source, 1, &config, tokenizer, &dataset);
@@ -292,7 +295,7 @@ static void test_damaged_files_are_refused_or_read(void **state)
         text_free(&text);
     }
     log_set_level(LOG_INFO);
-    assert_true(opened > 20 && opened < 340);
+    assert_true(opened > 10 && opened < 340);
 }
 
 static void test_template_words_are_the_templates(void **state)
