@@ -50,6 +50,7 @@ static Status stage_make_directory(Stage *stage)
 Status stage_open(Stage *stage, const char *name, Comm *comm, Device *device, const Config *config)
 {
     memset(stage, 0, sizeof *stage);
+    phase_reset(&stage->timer);
     stage->name = name;
     stage->comm = comm;
     stage->device = device;

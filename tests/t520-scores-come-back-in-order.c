@@ -93,6 +93,10 @@ static void test_every_shape_is_scored(void **state)
     snprintf(expected, sizeof expected, "5 pairs: accuracy %.4f", correct / 5.0);
     assert_contains(text_string(&run.err), expected);
     assert_contains(text_string(&run.err), "7 records, 12 answers");
+    /* Decimals as a person writes them: what was 1.5 is, and no reward has the digits of a double. */
+    assert_contains(text_string(&run.out), "\"gap\":1.5,");
+    assert_lacks(text_string(&run.out), "00000");
+    assert_lacks(text_string(&run.out), "99999");
     for (int i = 0; i < RECORDS; i++)
         json_decref(record[i]);
 

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/memory.h"
@@ -78,9 +79,39 @@ static int append_piece(const char *bytes, size_t size, void *text)
     return 0;
 }
 
+enum {
+    DIGITS_DECIMAL = 15,
+    DIGITS_DOUBLE = 17
+}; /* any decimal of 15 digits survives a double; any double, 17 digits */
+
+/* Do all reals in `value` come back from `digits` digits? */
+static bool reals_fit(const json_t *value, int digits)
+{
+    const char *key;
+    json_t *item;
+    if (json_is_real(value)) {
+        char text[32];
+        snprintf(text, sizeof text, "%.*g", digits, json_real_value(value));
+        return strtod(text, NULL) == json_real_value(value);
+    }
+    for (size_t i = 0; i < json_array_size(value); i++)
+        if (!reals_fit(json_array_get(value, i), digits))
+            return false;
+    json_object_foreach((json_t *)value, key, item)
+    {
+        if (!reals_fit(item, digits))
+            return false;
+    }
+    return true;
+}
+
 void json_append(Text *text, const json_t *value)
 {
-    int failed = json_dump_callback(value, append_piece, text, JSON_COMPACT | JSON_ENCODE_ANY | JSON_PRESERVE_ORDER);
+    /* 0.1 that was read is 0.1 again, not 0.10000000000000001. */
+    size_t precision = reals_fit(value, DIGITS_DECIMAL) ? DIGITS_DECIMAL : DIGITS_DOUBLE;
+    int failed =
+        json_dump_callback(value, append_piece, text,
+                           JSON_COMPACT | JSON_ENCODE_ANY | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(precision));
     REQUIRE(!failed, "a value that is no JSON");
 }
 
