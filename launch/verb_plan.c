@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "core/base/text.h"
+#include "kernels/cpu/device_cpu.h"
 #include "launch/environment.h"
 #include "launch/verbs.h"
 #include "stages/stage.h"
@@ -29,7 +30,25 @@ static void print_plan(const StageMemory memory[STAGES], const bool planned[STAG
         text_printf(text, ", %s where all %d ranks share a node", text_bytes((double)node), memory[worst].ranks);
     text_printf(text, "; this machine has %s%s\n", text_bytes((double)machine),
                 node > machine ? ", which is not enough for all ranks" : "");
-    text_printf(text, "not counted: the program itself, data and rollouts in host memory, and scratch inside ops\n");
+    text_printf(text, "not counted: the program itself, and data and rollouts in host memory\n");
+}
+
+typedef struct PlanDevice {
+    int threads;
+} PlanDevice;
+
+static Status plan_device(void *context, Device *device)
+{
+    return device_open_cpu_dry(device, ((PlanDevice *)context)->threads, environment_get(ENVIRONMENT_ISA));
+}
+
+/* `threads: auto` of that many ranks on this machine. */
+static int plan_threads(const Bootstrap *bootstrap, const RunConfig *run)
+{
+    if (run->threads != CONFIG_AUTO)
+        return (int)run->threads;
+    int share = bootstrap->cores_auto / (int)run->ranks;
+    return share > 1 ? share : 1;
 }
 
 Status verb_plan(Launch *launch, int argc, char **argv)
@@ -46,8 +65,12 @@ Status verb_plan(Launch *launch, int argc, char **argv)
     Config *config = NULL;
     StageMemory memory[STAGES] = {0};
     bool planned[STAGES] = {0};
+    TRY(launch_comm(launch));
     TRY(launch_config(launch, argv[1], argv + 2, argc - 2, &config));
-    Status status = stages_plan(config, memory, planned);
+    RunConfig run;
+    config_read(config, "", run_keys, &run);
+    PlanDevice device = {plan_threads(&launch->bootstrap, &run)};
+    Status status = stages_plan(config, plan_device, &device, memory, planned);
     config_close(&config);
     TRY(status);
     if (!planned[0] && !planned[1] && !planned[2])

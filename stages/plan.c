@@ -7,10 +7,11 @@
 
 const StageRow stage_rows[STAGES] = {{"sft", sft_run}, {"rm", rm_run}, {"ppo", ppo_run}};
 
-static Status plan_rank(const StageRow *row, const Config *config, int rank, int ranks, StageMemory *memory)
+static Status plan_rank(const StageRow *row, const Config *config, StageDryDevice open, void *context, int rank,
+                        int ranks, StageMemory *memory)
 {
     Device device;
-    TRY(device_open_dry(&device));
+    TRY(open(context, &device));
     Comm *comm = comm_open_dry(rank, ranks);
     Status status = row->run(comm, &device, config, memory);
     comm_close(comm);
@@ -18,18 +19,20 @@ static Status plan_rank(const StageRow *row, const Config *config, int rank, int
     return status;
 }
 
-static Status plan_stage(const StageRow *row, const Config *config, int ranks, StageMemory *memory)
+static Status plan_stage(const StageRow *row, const Config *config, StageDryDevice open, void *context, int ranks,
+                         StageMemory *memory)
 {
-    TRY(plan_rank(row, config, 0, ranks, memory));
+    TRY(plan_rank(row, config, open, context, 0, ranks, memory));
     if (ranks == 1)
         return status_ok();
     StageMemory last;
-    TRY(plan_rank(row, config, ranks - 1, ranks, &last));
+    TRY(plan_rank(row, config, open, context, ranks - 1, ranks, &last));
     stage_memory_join(memory, &last);
     return status_ok();
 }
 
-Status stages_plan(const Config *config, StageMemory memory[STAGES], bool planned[STAGES])
+Status stages_plan(const Config *config, StageDryDevice open, void *context, StageMemory memory[STAGES],
+                   bool planned[STAGES])
 {
     RunConfig run;
     config_read(config, "", run_keys, &run);
@@ -37,7 +40,7 @@ Status stages_plan(const Config *config, StageMemory memory[STAGES], bool planne
     for (int i = 0; i < STAGES; i++) {
         planned[i] = config_has(config, stage_rows[i].name);
         if (planned[i] && !status_failed(status))
-            status = plan_stage(&stage_rows[i], config, (int)run.ranks, &memory[i]);
+            status = plan_stage(&stage_rows[i], config, open, context, (int)run.ranks, &memory[i]);
     }
     model_promises_clear();
     return status;

@@ -127,9 +127,12 @@ typedef struct StageRow {
 } StageRow;
 enum { STAGES = 3 };
 extern const StageRow stage_rows[STAGES]; /* in the order in which they follow each other */
+/* Opens the device that a plan is made on: it computes nothing (device_open_dry, or a backend's own kin of it that knows its scratch). */
+typedef Status (*StageDryDevice)(void *context, Device *device);
 /* What every stage of an experiment would take on each of its `ranks`, the worst of them, from runs on a device that computes nothing. memory[i] is of
  * stage_rows[i], planned[i] says whether the experiment has that stage. Data are tokenised into the cache; no other file is made. [local] */
-Status stages_plan(const Config *config, StageMemory memory[STAGES], bool planned[STAGES]);
+Status stages_plan(const Config *config, StageDryDevice open, void *context, StageMemory memory[STAGES],
+                   bool planned[STAGES]);
 /* Rows of the root and of the three sections. */
 void stages_schema(ConfigSchema *schema);
 

@@ -26,7 +26,7 @@ size_t stage_memory_most(const StageMemory *memory, const char **phase)
         }
     if (phase)
         *phase = name;
-    return memory->models + memory->training + most;
+    return memory->models + memory->training + memory->scratch + most;
 }
 
 static size_t larger(size_t a, size_t b)
@@ -63,10 +63,10 @@ void stage_memory_print(const StageMemory *memory, Text *text)
         snprintf(name, sizeof name, "step: %s", memory->phase[i].name);
         print_row(text, name, memory->phase[i].bytes);
     }
+    if (memory->scratch > 0)
+        print_row(text, "scratch inside ops", memory->scratch);
     snprintf(name, sizeof name, "most at once, in %s", hungriest);
     print_row(text, name, most);
-    if (memory->scratch > 0)
-        print_row(text, "beside it, scratch inside ops", memory->scratch);
     if (memory->ranks > 1) {
         snprintf(name, sizeof name, "%d ranks on one node", memory->ranks);
         print_row(text, name, most * (size_t)memory->ranks);

@@ -1,8 +1,7 @@
 /* stage_memory.h -- what one rank's arenas came to in a stage: measured after a run, foretold by a plan.
  *
  * A plan is a run of the same code on a device that computes nothing (core/tensor/device.h), so both fill this struct in the same places.
- * Left out: host memory for names, data and rollouts. Scratch inside ops is the backend's own business, and small: a run says what it was, a
- * plan does not know. */
+ * Left out: host memory for names, data and rollouts. */
 #ifndef STAGES_STAGE_MEMORY_H
 #define STAGES_STAGE_MEMORY_H
 
@@ -21,12 +20,12 @@ typedef struct StageMemory {
         size_t bytes;
     } phase[PROFILE_PHASES_MAX];
     int phases;
-    size_t scratch; /* bytes inside ops; 0 in a plan */
+    size_t scratch; /* bytes inside ops, which depend on backend and threads */
 } StageMemory;
 
 /* The phase's entry, made if it is new. */
 int stage_memory_phase(StageMemory *memory, const char *name);
-/* Most bytes at once but for scratch: what stays, and the hungriest phase, whose name goes to *phase ("" if there is none; may be NULL). */
+/* Most bytes at once: what stays, scratch, and the hungriest phase, whose name goes to *phase ("" if there is none; may be NULL). */
 size_t stage_memory_most(const StageMemory *memory, const char **phase);
 /* Each entry becomes the larger of both: the worst of several ranks. */
 void stage_memory_join(StageMemory *memory, const StageMemory *other);

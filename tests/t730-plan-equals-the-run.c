@@ -119,6 +119,12 @@ static void run(const Config *config, StageMemory memory[STAGES])
     }
 }
 
+static Status dry_device(void *context, Device *device)
+{
+    (void)context;
+    return device_open_cpu_dry(device, 1, NULL);
+}
+
 /* The plan as rank 0 makes it, the run as the hungriest rank of each entry lived it. */
 static void plan_and_run(bool fixed, StageMemory planned[STAGES], StageMemory lived[STAGES])
 {
@@ -126,7 +132,7 @@ static void plan_and_run(bool fixed, StageMemory planned[STAGES], StageMemory li
     Config *config = experiment(plan_output, fixed, comm_size(world_comm), NULL);
     bool there[STAGES];
     if (comm_rank(world_comm) == 0) {
-        assert_ok(stages_plan(config, planned, there));
+        assert_ok(stages_plan(config, dry_device, NULL, planned, there));
         assert_true(there[0] && there[1] && there[2]);
     }
     config_close(&config);
@@ -169,7 +175,8 @@ static void test_fixed_lengths_are_foretold(void **state)
         assert_int_equal(planned[i].training, lived[i].training);
         assert_int_equal(planned[i].gradient_buffers, comm_size(world_comm) == 1 ? 3 : 2);
         assert_int_equal(planned[i].gradient_buffers, lived[i].gradient_buffers);
-        assert_true(lived[i].models > 0 && lived[i].training > 0);
+        assert_true(lived[i].models > 0 && lived[i].training > 0 && lived[i].scratch > 0);
+        assert_close((double)planned[i].scratch, (double)lived[i].scratch, 0.01, 0);
         for (size_t p = 0; p < sizeof phases / sizeof *phases; p++)
             assert_close((double)phase_bytes(&planned[i], phases[p]), (double)phase_bytes(&lived[i], phases[p]), 0.01,
                          0);
@@ -218,21 +225,23 @@ static void test_a_finished_run_is_planned_anew(void **state)
         return;
     StageMemory before[STAGES], after[STAGES];
     bool there[STAGES];
-    struct stat then, now;
     Config *config = experiment(support_path("plan-1"), true, 2, NULL);
-    assert_ok(stages_plan(config, before, there));
+    assert_ok(stages_plan(config, dry_device, NULL, before, there));
     config_close(&config);
     const char *files[] = {"sft/final.h5", "sft/metrics.jsonl", "rm/metrics.jsonl", "ppo/final.h5",
                            "ppo/metrics.jsonl"};
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        assert_int_equal(stat(support_path("run-1/%s", files[i]), &then), 0);
-        config = experiment(support_path("run-1"), true, 2, "stop_after=1");
-        assert_ok(stages_plan(config, after, there));
-        config_close(&config);
+    enum { FILES = sizeof files / sizeof *files };
+    struct stat then[FILES], now;
+    for (int i = 0; i < FILES; i++)
+        assert_int_equal(stat(support_path("run-1/%s", files[i]), &then[i]), 0);
+    config = experiment(support_path("run-1"), true, 2, "stop_after=1");
+    assert_ok(stages_plan(config, dry_device, NULL, after, there));
+    config_close(&config);
+    for (int i = 0; i < FILES; i++) {
         assert_int_equal(stat(support_path("run-1/%s", files[i]), &now), 0);
-        assert_memory_equal(&then.st_mtim, &now.st_mtim, sizeof then.st_mtim);
-        assert_int_equal(then.st_size, now.st_size);
-        assert_int_equal(then.st_ino, now.st_ino);
+        assert_memory_equal(&then[i].st_mtim, &now.st_mtim, sizeof now.st_mtim);
+        assert_int_equal(then[i].st_size, now.st_size);
+        assert_int_equal(then[i].st_ino, now.st_ino);
     }
     for (int i = 0; i < STAGES; i++)
         assert_int_equal(stage_memory_most(&before[i], NULL), stage_memory_most(&after[i], NULL));
@@ -247,16 +256,17 @@ static void test_plans_differ_where_experiments_do(void **state)
     StageMemory small[STAGES], large[STAGES];
     bool there[STAGES];
     Config *config = experiment(support_path("plan-1"), true, 4, NULL);
-    assert_ok(stages_plan(config, small, there));
+    assert_ok(stages_plan(config, dry_device, NULL, small, there));
     config_close(&config);
     assert_int_equal(small[0].gradient_buffers, 1);
-    config = experiment(support_path("plan-1"), true, 4, "model.width=16384");
-    assert_ok(stages_plan(config, large, there));
+    config = experiment(support_path("plan-1"), true, 4,
+                        "model={layers: 2, width: 16384, heads: 128, kv_heads: 2, positions_max: 64}");
+    assert_ok(stages_plan(config, dry_device, NULL, large, there));
     config_close(&config);
     for (int i = 0; i < STAGES; i++)
         assert_true(large[i].models > (size_t)16 << 30 && large[i].models > 1000 * small[i].models);
     config = experiment(support_path("plan-1"), true, 4, "ppo.max_new=40");
-    assert_ok(stages_plan(config, large, there));
+    assert_ok(stages_plan(config, dry_device, NULL, large, there));
     config_close(&config);
     assert_true(phase_bytes(&large[2], "rollout") > phase_bytes(&small[2], "rollout"));
     assert_int_equal(large[2].training, small[2].training);
@@ -277,7 +287,7 @@ static void test_a_model_that_is_nowhere_is_named(void **state)
     StageMemory memory[STAGES];
     bool there[STAGES];
     Config *config = experiment(support_path("plan-1"), true, 1, "ppo.policy=nowhere/final.h5");
-    assert_fails(stages_plan(config, memory, there), STATUS_IO, "nowhere/final.h5");
+    assert_fails(stages_plan(config, dry_device, NULL, memory, there), STATUS_IO, "nowhere/final.h5");
     config_close(&config);
     /* Promises end with the plan that made them. */
     Device device;
@@ -287,7 +297,7 @@ static void test_a_model_that_is_nowhere_is_named(void **state)
     config_close(&config);
     /* A language model cannot come from the reward model's promise. */
     config = experiment(support_path("plan-1"), true, 1, "ppo.policy=${output}/rm/final.h5");
-    assert_fails(stages_plan(config, memory, there), STATUS_INPUT, "expected a language model");
+    assert_fails(stages_plan(config, dry_device, NULL, memory, there), STATUS_INPUT, "expected a language model");
     config_close(&config);
     device_close(&device);
 }

@@ -2,7 +2,8 @@
  *
  * Backends: `cpu` (kernels/cpu) is the reference; `dry` (here) computes nothing and hands out addresses that may not be
  *        touched, so a run of the same code on it gives the arenas' high-water marks: that is `tercet plan`. (All but
- *        scratch, which is the backend's own business.) Its arenas know no limit, so a plan may exceed the machine.
+ *        scratch, which is the backend's own business: device_open_cpu_dry asks for that too.) Its arenas know no limit, so a
+ *        plan may exceed the machine.
  * Rule:  work is asked for by device_run() through the front doors in ops.c, which is where it is counted. */
 #ifndef CORE_TENSOR_DEVICE_H
 #define CORE_TENSOR_DEVICE_H

@@ -295,11 +295,13 @@ void KERNEL(attention_forward)(Device *device, const AttentionForwardArgs *args)
     REQUIRE(args->head_dim <= HEAD_DIM_MAX && args->heads % args->kv_heads == 0,
             "head_dim %lld, heads %lld, kv_heads %lld", (long long)args->head_dim, (long long)args->heads,
             (long long)args->kv_heads);
+    /* first[s]: items before sequence s */
+    int64_t *first = arena_alloc(&device->scratch, sizeof(int64_t) * (size_t)(args->sequences + 1));
+    if (!device->backend->computes)
+        return;
     if (args->kv.k)
         cache_append(device, args);
     int64_t group = args->heads / args->kv_heads, items = 0;
-    /* first[s]: items before sequence s */
-    int64_t *first = arena_alloc(&device->scratch, sizeof(int64_t) * (size_t)(args->sequences + 1));
     for (int64_t s = 0; s < args->sequences; s++) {
         first[s] = items;
         items += (((args->start[s + 1] - args->start[s]) * group + TILE_ROWS - 1) / TILE_ROWS) * args->kv_heads;

@@ -202,6 +202,8 @@ void KERNEL(attention_backward)(Device *device, const AttentionBackwardArgs *arg
     double work = 10.0 * args->pairs * (double)(args->heads * args->head_dim);
     int threads = cpu_threads(device, work);
     Workspace *workspaces = arena_alloc(&device->scratch, sizeof(Workspace) * (size_t)threads);
+    if (!device->backend->computes)
+        return;
     if (items >= 2 * threads || threads == 1) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
         for (int64_t i = 0; i < items; i++) {

@@ -132,3 +132,23 @@ Status device_open_cpu(Device *device, int threads, const char *isa)
         memory_release(self);
     return status;
 }
+
+Status device_open_cpu_dry(Device *device, int threads, const char *isa)
+{
+    REQUIRE(threads >= 1, "threads %d", threads);
+    const Isa *picked = NULL;
+    TRY(isa_pick(isa, &picked));
+    TRY(device_open_dry(device));
+    static OpTable table; /* the same whenever it is filled, but for the instruction set */
+    table = *device->ops;
+    table.bias_backward = picked->table->bias_backward;
+    table.norm_backward = picked->table->norm_backward;
+    table.attention_forward = picked->table->attention_forward;
+    table.attention_backward = picked->table->attention_backward;
+    table.rank_loss = picked->table->rank_loss;
+    table.moments = picked->table->moments;
+    table.sample = picked->table->sample;
+    device->ops = &table;
+    device->threads = threads;
+    return status_ok();
+}

@@ -109,6 +109,8 @@ void KERNEL(bias_backward)(Device *device, const BiasBackwardArgs *args)
     int64_t width = args->width;
     SumBlocks blocks = sum_blocks(args->rows);
     double *partial = arena_alloc(&device->scratch, sizeof(double) * (size_t)(blocks.count * width));
+    if (!device->backend->computes)
+        return;
     double work = (double)args->rows * (double)width;
     PARALLEL_FOR(device, work)
     for (int64_t block = 0; block < blocks.count; block++) {

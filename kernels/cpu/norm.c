@@ -111,6 +111,8 @@ void KERNEL(norm_backward)(Device *device, const NormBackwardArgs *args)
     int64_t width = args->width;
     SumBlocks blocks = sum_blocks(args->rows);
     double *partial = arena_alloc(&device->scratch, sizeof(double) * (size_t)(2 * blocks.count * width));
+    if (!device->backend->computes)
+        return;
     PARALLEL_FOR(device, 10.0 * (double)args->rows * (double)width)
     for (int64_t block = 0; block < blocks.count; block++) {
         double *dgain = args->dgain ? partial + 2 * block * width : NULL;

@@ -38,6 +38,8 @@ void KERNEL(moments)(Device *device, const MomentsArgs *args)
 {
     int64_t blocks = (args->count + MOMENT_BLOCK - 1) / MOMENT_BLOCK;
     double *partial = arena_alloc(&device->scratch, sizeof(double) * (size_t)(MOMENTS * blocks + 1));
+    if (!device->backend->computes)
+        return;
     PARALLEL_FOR(device, args->count)
     for (int64_t block = 0; block < blocks; block++) {
         double sum = 0.0, squares = 0.0;

@@ -205,6 +205,8 @@ void KERNEL(sample)(Device *device, const SampleArgs *args)
     float *weight = arena_alloc(&device->scratch, sizeof(float) * (size_t)(threads * vocab));
     double *block = arena_alloc(&device->scratch, sizeof(double) * (size_t)(threads * blocks));
     int32_t *order = truncates ? arena_alloc(&device->scratch, sizeof(int32_t) * (size_t)(threads * vocab)) : NULL;
+    if (!device->backend->computes)
+        return;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < args->rows; i++) {
         int thread = omp_get_thread_num();
