@@ -1,13 +1,13 @@
 /* demo.h -- the demonstration's small world: instructions, answers of mixed quality, and the true rule.
  *
  * World: "Ask Mia to bring the kite, the lamp and the rope." wants a note such as "Hi Mia, please bring the kite, the lamp and
- *        the rope. Thanks!". There are billions of instructions, so nothing can be learned by heart.
+ *        the rope. Thanks!". There are 130 million instructions, so none can be learned by heart.
  * Rule:  name each thing that was asked for exactly once and nothing else, say please exactly once, use no filler word.
  *        In points: 1 for each thing asked for that is named exactly once, 1 for exactly one please, less 1 for each
  *        filler (um, er, well, like) and each thing nobody asked for. The score is points / (things + 1), not below 0.
- * Trap:  ranked answers never beg ("please, please") and never name a thing twice, so a reward model learns that more is
- *        better and cannot know where it stops being true. Supervised examples do both now and then: a policy that is
- *        pushed hard enough finds it, the learned reward goes on rising, and the true score falls. */
+ * Trap:  ranked answers hold every mistake but one: nobody begs ("please, please"). So a reward model learns that please
+ *        is good and cannot know where that stops. Supervised examples beg now and then: a policy that is pushed hard enough
+ *        finds it, the learned reward goes on rising, and the true score falls. */
 #ifndef REWARDS_DEMO_H
 #define REWARDS_DEMO_H
 
@@ -32,7 +32,8 @@ DemoPrompt demo_prompt(uint64_t seed, uint64_t index);
 /* Append the instruction's text. */
 void demo_prompt_text(const DemoPrompt *prompt, Text *text);
 
-/* Who writes: both are careless alike, but only `DEMO_WRITER_ANY` begs and repeats. */
+/* Who writes: of supervised examples, or of answers that were ranked. Careless alike, but the first beg now and then, and the
+ * second often name a thing twice. */
 typedef enum DemoWriter { DEMO_WRITER_ANY, DEMO_WRITER_RANKED } DemoWriter;
 /* Append an answer of random quality; draws from `stream` at *position on, and moves it. */
 void demo_answer(const DemoPrompt *prompt, DemoWriter writer, RngStream stream, uint64_t *position, Text *text);
