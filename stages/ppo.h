@@ -49,9 +49,9 @@ typedef struct Ppo {
     UnitPlan plan; /* units of the update: runs of sequences */
     PpoUpdateStats update;
     char policy_digest[40]; /* of the policy that PPO started from */
-    bool from_file; /* the rollout came from a file */
-    bool stranger;  /* and not from this policy: its old log-probs are someone else's */
-    double entropy; /* mean of the policy's entropy over the rollout's tokens, before the update */
+    bool from_file;         /* the rollout came from a file */
+    bool stranger;          /* and not from this policy: its old log-probs are someone else's */
+    double entropy;         /* mean of the policy's entropy over the rollout's tokens, before the update */
     /* Scratch of units, grown once. */
     UnitBatch unit;
     float *column; /* per-row numbers of a unit */
