@@ -1,4 +1,4 @@
-//TEST ranks=1,2 timeout=120
+//TEST ranks=1,2 timeout=300
 /* t730 -- a plan says what the run's arenas come to: within 1 % where all sequences are equally long, no less where they are not;
  * it needs no stage's artifact, leaves no file but the tokenised data, and says so plainly when a model is nowhere. */
 #include "tests/support/support.h"
