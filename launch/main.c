@@ -26,12 +26,18 @@ static const Verb verbs[] = {
     {"plan", "plan EXPERIMENT.yaml [key=value ...]",
      "The memory that each rank of an experiment will need, by stage and phase, from a dry run of the same code.",
      verb_plan},
-    {"score", "score --model RM.h5 [FILE.jsonl|-] [--out FILE|-] [--template NAME]",
+    {"score",
+     "score --model RM.h5 [FILE.jsonl|-] [--out FILE|-] [--normalise] [--template NAME] [--no-eos] [--max-length N] "
+     "[--unit-tokens N] [--threads N]",
      "Rewards of responses, line by line: prompt/response, messages, K responses, or chosen/rejected.", verb_score},
     {"eval",
-     "eval perplexity --model M [FILE|-] [--tokens] | eval preference --model RM FILE | eval winrate --model A "
-     "--against B "
-     "--prompts FILE --judge J... | eval sample --model A [--against B] --prompts FILE",
+     "eval KIND, one of\n"
+     "       eval perplexity --model M [FILE|-] [--tokens] [--eos] [--out FILE] [--unit-tokens N]\n"
+     "       eval preference --model RM [FILE|-] [--out FILE] [--template NAME] [--no-eos] [--max-length N]\n"
+     "       eval winrate --model A --against B --prompts FILE --judge [NAME=]J... [--out FILE] [--summary FILE] ...\n"
+     "       eval sample --model A [--against B] --prompts FILE [--label A] [--against-label B] ...\n"
+     "       ... [--limit N] [--max-new N] [--prompt-tokens N] [--temperature T] [--seed S] [--template NAME] "
+     "[--ignore-eos]; each takes [--threads N]",
      "Perplexity of texts; a reward model's accuracy on pairs; who wins before judges (a reward model's file, demo, "
      "words:FILE, match, length:N, each with NAME= in front if wished); answers side by side.",
      verb_eval},
@@ -39,8 +45,7 @@ static const Verb verbs[] = {
      "An experiment on one page. With a need that is not met, fails.", verb_report},
     {"generate",
      "generate --model M [--prompt TEXT | --file FILE.jsonl | < FILE] [--max-new N] [--temperature T] [--top-k K] "
-     "[--top-p P] [--seed S] "
-     "[--n N] [--stop TEXT]... [--template NAME]",
+     "[--top-p P] [--seed S] [--n N] [--stop TEXT]... [--template NAME] [--slots N] [--threads N]",
      "Text from a model. Temperature 0 takes the most probable token.", verb_generate},
     {"inspect", "inspect FILE.h5 [--digest[=parameters]]",
      "What a file holds: shapes, digests, parents, configuration.", verb_inspect},

@@ -12,6 +12,9 @@
 
 static void read_sections(const Config *config, const char *section, TrainedWith *trained)
 {
+    /* An experiment's stages agree on the format, so one that lacks this section says it in another. */
+    for (int i = 0; i < STAGES && !config_has(config, section); i++)
+        section = stage_rows[i].name;
     if (config_has(config, section)) {
         DataConfig data;
         config_read(config, section, data_config_keys, &data);

@@ -1,6 +1,7 @@
 /* verb_generate.c -- `tercet generate`: text from a model, streamed to a person or as JSON lines to a program.
  *
- * One prompt and one answer: the answer is written as it comes. Otherwise one JSON line {"prompt", "response", "stopped"} per answer, in order. */
+ * One prompt and one answer: the answer is written as it comes. Otherwise one JSON line {"prompt", "response", "stopped"} per answer, in order. What
+ * the command line leaves open (chat format, length of answers) is what the model was trained with. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,13 +14,16 @@
 #include "core/data/template.h"
 #include "core/model/generate.h"
 #include "core/store/checkpoint.h"
+#include "launch/trained_with.h"
 #include "launch/verbs.h"
 
 enum { STOPS_MAX = OPTION_STRINGS_MAX + 8 };
 
 typedef struct GenerateVerb {
-    const char *model_path, *prompt, *file, *template_name;
-    int64_t max_new, top_k, seed, n, slots, threads;
+    const char *model_path, *prompt, *file;
+    TrainedWithOptions with;
+    int64_t max_new; /* CONFIG_AUTO: auto_new, or what fits behind the longest prompt of a batch */
+    int64_t auto_new, top_k, seed, n, slots, threads;
     double temperature, top_p;
     OptionStrings stop;
     Model model;
@@ -177,6 +181,15 @@ static void print_answer(const char *prompt, const Text *answer, bool stopped)
     json_decref(record);
 }
 
+/* Tokens of the longest answer to prompts of at most `longest` tokens. */
+static int64_t answer_room(const GenerateVerb *verb, int64_t longest)
+{
+    int64_t room = verb->model.shape.positions_max - longest;
+    if (verb->max_new != CONFIG_AUTO)
+        return verb->max_new;
+    return room < 1 ? 1 : room < verb->auto_new ? room : verb->auto_new;
+}
+
 /* Answers to one batch of prompts, n for each. */
 static Status answer(GenerateVerb *verb, Exec *exec, char *const *prompts, int64_t count, int64_t first_prompt)
 {
@@ -189,10 +202,15 @@ static Status answer(GenerateVerb *verb, Exec *exec, char *const *prompts, int64
     verb->cut = memory_new((size_t)requests_count, sizeof *verb->cut);
     verb->written = memory_new((size_t)requests_count, sizeof *verb->written);
     Status status = status_ok();
+    int64_t longest = 0;
     for (int64_t p = 0; p < count && !status_failed(status); p++) {
         Message message = {ROLE_USER, prompts[p], strlen(prompts[p])};
         status = template_encode(verb->format, verb->tokenizer, &message, 1, &encoded[p]);
-        for (int64_t k = 0; k < verb->n && !status_failed(status); k++) {
+        longest = encoded[p].tokens.count > longest ? encoded[p].tokens.count : longest;
+    }
+    const int64_t max_new = answer_room(verb, longest);
+    for (int64_t p = 0; p < count && !status_failed(status); p++)
+        for (int64_t k = 0; k < verb->n; k++) {
             int64_t r = p * verb->n + k;
             requests[r] = (GenerateRequest){
                 .prompt = encoded[p].tokens.ids,
@@ -200,14 +218,13 @@ static Status answer(GenerateVerb *verb, Exec *exec, char *const *prompts, int64
                 .stream =
                     rng_stream((uint64_t)verb->seed, RNG_GENERATE, 0, (uint64_t)((first_prompt + p) * verb->n + k)),
             };
-            results[r].token = memory_new((size_t)verb->max_new, sizeof(int32_t));
+            results[r].token = memory_new((size_t)max_new, sizeof(int32_t));
             tokenizer_stream_start(&verb->streams[r], verb->tokenizer, TOKENIZER_CONTINUE | TOKENIZER_SKIP_SPECIAL);
         }
-    }
     int32_t end = template_end_token(verb->format, verb->tokenizer);
     GenerateOptions options = {
         .slots = verb->slots,
-        .max_new = verb->max_new,
+        .max_new = max_new,
         .temperature = (float)verb->temperature,
         .top_p = (float)verb->top_p,
         .top_k = verb->top_k,
@@ -263,13 +280,14 @@ static Status generate_check(GenerateVerb *verb)
 {
     if (!verb->model_path)
         return status_error(STATUS_USAGE, "generate: --model is needed; see tercet help generate");
-    if (verb->max_new < 1 || verb->n < 1 || verb->slots < 1 || verb->top_k < 0 || verb->temperature < 0 ||
-        verb->top_p <= 0 || verb->seed < 0)
+    if ((verb->max_new != CONFIG_AUTO && verb->max_new < 1) || verb->n < 1 || verb->slots < 1 || verb->top_k < 0 ||
+        verb->temperature < 0 || verb->top_p <= 0 || verb->seed < 0)
         return status_error(STATUS_USAGE, "generate: expected --max-new >= 1, --n >= 1, --slots >= 1, --top-k >= 0, "
                                           "--temperature >= 0, --top-p > 0, --seed >= 0");
-    verb->format = template_find(verb->template_name);
-    if (!verb->format)
-        return status_error(STATUS_USAGE, "--template: no format '%s'", verb->template_name);
+    TrainedWith trained;
+    TRY(trained_with(verb->model_path, &verb->with, &trained));
+    verb->format = template_get(trained.template);
+    verb->auto_new = trained.max_new;
     for (const char *const *stop = template_stops(verb->format); *stop && verb->stops_count < STOPS_MAX; stop++)
         verb->stops[verb->stops_count++] = *stop;
     for (int i = 0; i < verb->stop.count && verb->stops_count < STOPS_MAX; i++) {
@@ -282,16 +300,16 @@ static Status generate_check(GenerateVerb *verb)
 
 Status verb_generate(Launch *launch, int argc, char **argv)
 {
-    GenerateVerb verb = {.max_new = 128,
+    GenerateVerb verb = {.with = {.section = "sft", .max_length = CONFIG_AUTO},
+                         .max_new = CONFIG_AUTO,
                          .n = 1,
                          .slots = 32,
                          .temperature = 0.7,
                          .top_p = 1,
-                         .template_name = "plain",
                          .threads = CONFIG_AUTO};
     const Option options[] = {
         {"--model", OPTION_STRING, &verb.model_path}, {"--prompt", OPTION_STRING, &verb.prompt},
-        {"--file", OPTION_STRING, &verb.file},        {"--template", OPTION_STRING, &verb.template_name},
+        {"--file", OPTION_STRING, &verb.file},        {"--template", OPTION_STRING, &verb.with.template_name},
         {"--max-new", OPTION_INT, &verb.max_new},     {"--temperature", OPTION_FLOAT, &verb.temperature},
         {"--top-k", OPTION_INT, &verb.top_k},         {"--top-p", OPTION_FLOAT, &verb.top_p},
         {"--seed", OPTION_INT, &verb.seed},           {"--n", OPTION_INT, &verb.n},

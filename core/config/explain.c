@@ -56,10 +56,12 @@ static void explain_key(const ConfigGroup *group, const ConfigKey *key, Text *te
     append_wrapped(key->help, 2, text);
 }
 
-static void explain_group(const ConfigGroup *group, Text *text)
+/* goes_on: the heading stands above already. */
+static void explain_group(const ConfigGroup *group, bool goes_on, Text *text)
 {
-    text_printf(text, "%s%s%s%s\n", *group->path ? group->path : "(top of the file)", group->when ? " where " : "",
-                group->when ? group->when : "", group->optional ? "  (may be left out)" : "");
+    if (!goes_on)
+        text_printf(text, "%s%s%s%s\n", *group->path ? group->path : "(top of the file)", group->when ? " where " : "",
+                    group->when ? group->when : "", group->optional ? "  (may be left out)" : "");
     if (group->help)
         append_wrapped(group->help, 2, text);
     for (const ConfigKey *key = group->keys; key->name; key++) {
@@ -138,8 +140,10 @@ Status config_explain(const ConfigSchema *schema, const char *key, Text *text)
         text_clear(&path);
         without_brackets(group->path, &path);
         if (section_path_inside(text_string(&path), name)) {
-            separate(text, start);
-            explain_group(group, text);
+            const bool goes_on = i > 0 && !group->when && strcmp(schema->groups[i - 1].path, group->path) == 0;
+            if (!goes_on) /* rows of another room, but the same section to who reads it */
+                separate(text, start);
+            explain_group(group, goes_on, text);
         }
         for (const ConfigKey *row = group->keys; row->name && *name; row++) {
             text_clear(&full);
