@@ -23,10 +23,9 @@ srun='srun --mpi=pmix -n {ranks} -c {threads} {command}'
 run=$!
 trap 'kill -USR1 $run' USR1
 
-# A trapped signal ends `wait` early, so wait until the run has really ended.
-wait $run
-status=$?
-while kill -0 $run 2>/dev/null; do
+# A trapped signal ends `wait` early, with 128 and the signal's number, so wait again.
+status=138
+while [ $status -eq 138 ]; do
     wait $run
     status=$?
 done
