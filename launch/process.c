@@ -13,10 +13,11 @@
 #include <unistd.h>
 
 #include "core/base/log.h"
+#include "core/base/profile.h"
 #include "core/base/signal.h"
 #include "launch/environment.h"
 
-enum { POLL_MS = 100, LINE_MAX_BYTES = 8192 };
+enum { POLL_MS = 100, LINE_MAX_BYTES = 8192, ASK_AGAIN_SECONDS = 2 };
 
 typedef struct Relay {
     int log_file;
@@ -145,6 +146,7 @@ Status process_run(const Command *command, int stop_signal, int log_file, Proces
 {
     pid_t child = -1;
     int output = -1, state = 0;
+    double asked_at = 0;
     *result = (ProcessResult){.exit_code = -1};
     TRY(start(command, &child, &output));
     fcntl(output, F_SETFL, O_NONBLOCK);
@@ -154,10 +156,13 @@ Status process_run(const Command *command, int stop_signal, int log_file, Proces
         poll(&wait_for, 1, POLL_MS);
         if (open)
             open = drain(&relay, output);
-        if (signal_stop_requested() && !result->asked) {
+        if (signal_stop_requested() && !result->asked)
             log_info("asked to stop: passing it on, and waiting for the checkpoint (a second Ctrl-C ends everything at "
                      "once)");
+        /* Again and again: a launcher that has not yet started its ranks passes nothing on. */
+        if (signal_stop_requested() && (!result->asked || profile_seconds() - asked_at >= ASK_AGAIN_SECONDS)) {
             kill(child, stop_signal);
+            asked_at = profile_seconds();
             result->asked = true;
         }
         if (waitpid(child, &state, WNOHANG) == child)
