@@ -109,7 +109,7 @@ static int choose_things(const DemoPrompt *prompt, const Habits *habits, Draw dr
 {
     int count = 0;
     for (int i = 0; i < prompt->things; i++)
-        if (chance(draw, 0.8))
+        if (chance(draw, 0.85))
             chosen[count++] = prompt->thing[i];
     if (count == 0)
         chosen[count++] = prompt->thing[pick(draw, prompt->things)];
