@@ -1,4 +1,5 @@
 /* main.c -- the verbs, and the one place that turns a Status into an exit code. */
+#include <revision.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -87,8 +87,8 @@ static Status rm_evaluate(Rm *rm, const Dataset *dataset, double stats[RANK_STAT
 static Status rm_evaluate_when_due(Rm *rm, int64_t steps_total)
 {
     Stage *stage = &rm->stage;
-    bool last = stage->step_index == steps_total;
-    if (!rm->held_out || !(last || (rm->config.eval_every > 0 && stage->step_index % rm->config.eval_every == 0)))
+    bool edge = stage->step_index == 0 || stage->step_index == steps_total;
+    if (!rm->held_out || !(edge || (rm->config.eval_every > 0 && stage->step_index % rm->config.eval_every == 0)))
         return status_ok();
     stage_phase(stage, "evaluate");
     double stats[RANK_STATS];

@@ -73,8 +73,8 @@ static Status sft_evaluate(Sft *sft, double *loss)
 static Status sft_evaluate_when_due(Sft *sft, int64_t steps_total)
 {
     Stage *stage = &sft->stage;
-    bool last = stage->step_index == steps_total;
-    if (!sft->held_out || !(last || (sft->config.eval_every > 0 && stage->step_index % sft->config.eval_every == 0)))
+    bool edge = stage->step_index == 0 || stage->step_index == steps_total;
+    if (!sft->held_out || !(edge || (sft->config.eval_every > 0 && stage->step_index % sft->config.eval_every == 0)))
         return status_ok();
     stage_phase(stage, "evaluate");
     double loss = 0;

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <revision.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
