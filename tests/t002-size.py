@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""t002 -- no source file is above 800 lines, and each begins by saying what it is."""
+"""t002 -- no source file is above 800 lines, each begins by saying what it is, and each test has a number of its own."""
 import pathlib
 import re
 import sys
@@ -8,7 +8,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "support"))
 import lint
 
 LINES_MAX = 800
-TEST_NAME = re.compile(r"tests/t[0-9]{3}-[a-z0-9-]+\.(c|py|sh)$")
+TEST_NAME = re.compile(r"tests/(t[0-9]{3})-[a-z0-9-]+\.(c|py|sh)$")
 
 
 def first_line_is_good(name, lines):
@@ -22,6 +22,7 @@ def first_line_is_good(name, lines):
 
 
 def check(root, files):
+    numbers = {}
     for name in files:
         if not lint.is_source(name):
             continue
@@ -32,6 +33,9 @@ def check(root, files):
             yield f"{name}:1: the first line does not say what the file is (C: '/* {name.rsplit('/', 1)[-1]} -- ...')"
         if name.startswith("tests/t") and not TEST_NAME.match(name):
             yield f"{name}: a test is called tNxx-claim"
+        test = TEST_NAME.match(name)
+        if test and numbers.setdefault(test.group(1), name) != name:
+            yield f"{name}: {numbers[test.group(1)]} has this number"
 
 
 CLEAN = {
@@ -47,6 +51,7 @@ PLANTED = [
     ("tests/t012-c.c", "#include <stdio.h>\n", "first line"),
     ("kernels/cuda/b.cu", "/* b.cu -- long. */\n" + "int x;\n" * 800, "801 lines"),
     ("tests/test_x.c", "/* test_x.c -- named otherwise. */\n", "tNxx-claim"),
+    ("tests/t011-c.c", "/* t011 -- another b. */\n", "has this number"),
 ]
 
 if __name__ == "__main__":

@@ -256,6 +256,47 @@ static void test_foreign_files(void **state)
     h5_close(&file);
 }
 
+/* A compact dataset whose shape says more than its header holds is not there: HDF5 would copy from beyond it. */
+static void test_compact_shape_is_checked(void **state)
+{
+    (void)state;
+    enum { SIZE = 77 };
+    const char *path = support_path("compact.h5");
+    h5_library_start();
+    hid_t id = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), properties = H5Pcreate(H5P_DATASET_CREATE);
+    hsize_t extent = SIZE, wrong = 4096;
+    hid_t space = H5Screate_simple(1, &extent, NULL);
+    assert_true(H5Pset_layout(properties, H5D_COMPACT) >= 0);
+    hid_t dataset = H5Dcreate2(id, "x", H5T_STD_U8LE, space, H5P_DEFAULT, properties, H5P_DEFAULT);
+    unsigned char values[SIZE], back[SIZE];
+    memset(values, 5, sizeof values);
+    assert_true(H5Dwrite(dataset, H5T_STD_U8LE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) >= 0);
+    H5Dclose(dataset);
+    H5Sclose(space);
+    H5Pclose(properties);
+    assert_true(H5Fclose(id) >= 0);
+
+    H5File *file;
+    const H5Dataset *list;
+    assert_ok(h5_open_foreign(path, NULL, &file));
+    assert_int_equal(h5_datasets(file, &list), 1);
+    assert_ok(h5_read_whole(file, &list[0], back));
+    assert_memory_equal(back, values, SIZE);
+    h5_close(&file);
+
+    Text bytes = {0};
+    assert_ok(text_read_file(path, 1 << 20, &bytes));
+    int places = 0;
+    for (char *at; (at = memmem(bytes.bytes, bytes.size, &extent, sizeof extent)); places++)
+        memcpy(at, &wrong, sizeof wrong);
+    assert_true(places > 0);
+    put(path, &bytes, bytes.size);
+    text_free(&bytes);
+    assert_ok(h5_open_foreign(path, NULL, &file));
+    assert_int_equal(h5_datasets(file, &list), 0);
+    h5_close(&file);
+}
+
 /* Without a seal nothing is known in advance. Some of these crash or hang the HDF5 library; this program says so. */
 static void test_damaged_foreign_files_never_crash(void **state)
 {
@@ -289,6 +330,7 @@ int main(void)
         cmocka_unit_test(test_damage_is_found_where_it_is),
         cmocka_unit_test(test_wrong_files_are_told_apart),
         cmocka_unit_test(test_foreign_files),
+        cmocka_unit_test(test_compact_shape_is_checked),
         cmocka_unit_test(test_damaged_foreign_files_never_crash),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -231,24 +231,26 @@ static int files_ending(const char *directory, const char *end)
     return count;
 }
 
-static bool wait_until(bool (*holds)(const char *), const char *argument, double seconds)
+/* Within 20 s, on a busy machine too; a rank that nobody ends lives for 60 s. */
+static bool nobody_is_left(const char *part)
 {
-    for (int i = 0; i < (int)(seconds * 20); i++) {
-        if (holds(argument))
+    for (int i = 0; i < 400; i++) {
+        if (processes_with(part) == 0)
             return true;
         usleep(50000);
     }
     return false;
 }
 
-static bool nobody_has(const char *part)
+/* Every rank has begun: one that has not reached its first line would outlive a launcher that is killed now. */
+static bool ranks_began(const char *directory, int ranks)
 {
-    return processes_with(part) == 0;
-}
-
-static bool two_began(const char *directory)
-{
-    return files_ending(directory, ".begun") >= 2;
+    for (int i = 0; i < 400; i++) {
+        if (files_ending(directory, ".begun") >= ranks)
+            return true;
+        usleep(50000);
+    }
+    return false;
 }
 
 /* --- Claims ------------------------------------------------------------------------------------------------------- */
@@ -338,13 +340,13 @@ static void test_a_stop_is_passed_on_and_the_next_run_goes_on(void **state)
     const int ranks[] = {2, 2, REAL_RANKS};
     for (int i = 0; i < 3; i++) {
         SupportProcess process = support_start("exec '%s' run '%s' %d", program, experiment, ranks[i]);
-        assert_true(wait_until(two_began, support_path("stop/out/sft"), 20));
+        assert_true(ranks_began(support_path("stop/out/sft"), ranks[i]));
         kill(process.pid, signals[i]);
         SupportRun run = support_wait(&process, 20);
         assert_exit(&run, STATUS_STOPPED);
         assert_contains(text_string(&run.err), "the same command goes on from its checkpoint");
         support_run_free(&run);
-        assert_true(wait_until(nobody_has, experiment, 5));
+        assert_true(nobody_is_left(experiment));
         SupportRun clean = support_run(10, "rm -f '%s'/out/sft/*.begun", experiment);
         support_run_free(&clean);
     }
@@ -365,17 +367,13 @@ static void test_a_killed_run_leaves_nobody_and_the_next_cleans_up(void **state)
         SupportRun clean = support_run(10, "rm -f '%s'/out/sft/*.begun", experiment);
         support_run_free(&clean);
         SupportProcess process = support_start("exec '%s' run '%s' %d", program, experiment, ranks);
-        if (ranks >= 2)
-            assert_true(wait_until(two_began, support_path("kill/out/sft"), 20));
-        else
-            for (int i = 0; i < 400 && files_ending(support_path("kill/out/sft"), ".begun") < 1; i++)
-                usleep(50000);
+        assert_true(ranks_began(support_path("kill/out/sft"), ranks));
         assert_true(processes_with(experiment) >= ranks + 1);
         kill(process.pid, SIGKILL);
         SupportRun run = support_wait(&process, 10);
         assert_int_equal(run.exit_code, 128 + SIGKILL);
         support_run_free(&run);
-        assert_true(wait_until(nobody_has, experiment, 5));
+        assert_true(nobody_is_left(experiment));
     }
     char *left = text_join_path(support_path("kill/out/sft"), "step-3.h5.4194000.tmp");
     fclose(fopen(left, "w"));
@@ -394,8 +392,7 @@ static void test_two_runs_do_not_meet(void **state)
     (void)state;
     const char *experiment = experiment_new("lock", "hang\n", "ok\n");
     SupportProcess process = support_start("exec '%s' run '%s' 1", program, experiment);
-    for (int i = 0; i < 400 && files_ending(support_path("lock/out/sft"), ".begun") < 1; i++)
-        usleep(50000);
+    assert_true(ranks_began(support_path("lock/out/sft"), 1));
     Played played;
     play_open(&played, experiment, 1, NULL);
     played.pipeline.lock_timeout_seconds = 0.7;

@@ -164,6 +164,16 @@ static bool take_shape(const H5File *file, hid_t id, H5Dataset *dataset)
     return dataset->bytes <= limit;
 }
 
+/* A compact dataset lies in its object's header, and HDF5 1.10 copies by the shape however little is there. */
+static bool compact_is_whole(hid_t id, hid_t type, int64_t elements)
+{
+    hid_t creation = H5Dget_create_plist(id);
+    bool compact = creation < 0 || H5Pget_layout(creation) == H5D_COMPACT;
+    if (creation >= 0)
+        H5Pclose(creation);
+    return !compact || H5Dget_storage_size(id) == (hsize_t)elements * H5Tget_size(type);
+}
+
 static Status load_digests(H5File *file, hid_t id, const H5Dataset *dataset)
 {
     if (dataset->dtype != DTYPE_U8 || dataset->ndim != 2 || dataset->shape[1] != (int64_t)sizeof(H5Digest))
@@ -192,11 +202,10 @@ static Status load_open_dataset(Loader *loader, hid_t id, const char *path)
 
     hid_t type = H5Dget_type(id);
     bool exact = false;
-    bool good = type >= 0 && h5_library_dtype(type, dtype_named, &dataset.dtype, &exact);
+    bool good = type >= 0 && h5_library_dtype(type, dtype_named, &dataset.dtype, &exact) &&
+                take_shape(file, id, &dataset) && (file->sealed || compact_is_whole(id, type, dataset.elements));
     if (type >= 0)
         H5Tclose(type);
-    if (good)
-        good = take_shape(file, id, &dataset);
     if (good && file->sealed && strcmp(path, "/digests") == 0)
         return load_digests(file, id, &dataset);
     if (good && file->sealed) {
