@@ -19,6 +19,10 @@ typedef struct Bootstrap {
     int cores_auto; /* what `threads: auto` comes to */
 } Bootstrap;
 
+/* Idle threads sleep soon, here and in programs started from here, unless the environment says otherwise. GNU's OpenMP
+ * reads how long they spin when it is loaded, so this starts the program again, once, with `argv` (NULL: leaves this
+ * process as it is). Before anything else in main. [local] */
+void bootstrap_calm_threads(char **argv);
 /* STATUS_USAGE when the launcher and MPI disagree about the number of ranks (srun without --mpi=pmix starts as many
  * singletons, which would all write the same files). Sets the rank of messages. [collective] */
 Status bootstrap_open(Bootstrap *bootstrap);

@@ -20,6 +20,11 @@ static const struct {
     [ENVIRONMENT_PMIX_RANK] = {"PMIX_RANK", "set by launchers that speak PMIx: this process is a rank"},
     [ENVIRONMENT_SLURM_PROCID] = {"SLURM_PROCID", "set by Slurm: the task's number"},
     [ENVIRONMENT_SLURM_TASKS] = {"SLURM_STEP_NUM_TASKS", "set by srun for the tasks of a step: how many there are"},
+    [ENVIRONMENT_WAIT_POLICY] = {"OMP_WAIT_POLICY",
+                                 "OpenMP's: active or passive waiting of idle threads; see GOMP_SPINCOUNT"},
+    [ENVIRONMENT_SPIN_COUNT] = {"GOMP_SPINCOUNT",
+                                "how long an idle thread of GNU's OpenMP spins before it sleeps; 1000 unless this or "
+                                "OMP_WAIT_POLICY is set"},
 };
 
 const char *environment_get(EnvironmentName which)
@@ -53,6 +58,13 @@ const ConfigVariable *environment_path_variables(int *count)
 void environment_set_live(void)
 {
     setenv(rows[ENVIRONMENT_LIVE].name, "1", 1);
+}
+
+bool environment_set_spin(void)
+{
+    if (getenv(rows[ENVIRONMENT_WAIT_POLICY].name) || getenv(rows[ENVIRONMENT_SPIN_COUNT].name))
+        return false;
+    return setenv(rows[ENVIRONMENT_SPIN_COUNT].name, "1000", 1) == 0;
 }
 
 int environment_launched_ranks(const char **launcher)

@@ -18,19 +18,20 @@ static Status verb_version(Launch *launch, int argc, char **argv);
 
 static const Verb verbs[] = {
     {"sft", "sft EXPERIMENT.yaml [key=value ...]", "Supervised fine-tuning. Ranks: mpirun -np N tercet sft ...",
-     verb_stage},
-    {"rm", "rm EXPERIMENT.yaml [key=value ...]", "The reward model, from ranked answers.", verb_stage},
-    {"ppo", "ppo EXPERIMENT.yaml [key=value ...]", "PPO against the rewards.", verb_stage},
+     verb_stage, true},
+    {"rm", "rm EXPERIMENT.yaml [key=value ...]", "The reward model, from ranked answers.", verb_stage, true},
+    {"ppo", "ppo EXPERIMENT.yaml [key=value ...]", "PPO against the rewards.", verb_stage, true},
     {"run", "run EXPERIMENT.yaml [--dry-run] [key=value ...]",
      "All stages of an experiment, each with the ranks it asks for; skips what is done, resumes what was interrupted.",
-     verb_run},
+     verb_run, false},
     {"plan", "plan EXPERIMENT.yaml [key=value ...]",
      "The memory that each rank of an experiment will need, by stage and phase, from a dry run of the same code.",
-     verb_plan},
+     verb_plan, false},
     {"score",
      "score --model RM.h5 [FILE.jsonl|-] [--out FILE|-] [--normalise] [--template NAME] [--no-eos] [--max-length N] "
      "[--unit-tokens N] [--threads N]",
-     "Rewards of responses, line by line: prompt/response, messages, K responses, or chosen/rejected.", verb_score},
+     "Rewards of responses, line by line: prompt/response, messages, K responses, or chosen/rejected.", verb_score,
+     true},
     {"eval",
      "eval KIND, one of\n"
      "       eval perplexity --model M [FILE|-] [--tokens] [--eos] [--out FILE] [--unit-tokens N]\n"
@@ -41,22 +42,22 @@ static const Verb verbs[] = {
      "[--ignore-eos]; each takes [--threads N]",
      "Perplexity of texts; a reward model's accuracy on pairs; who wins before judges (a reward model's file, demo, "
      "words:FILE, match, length:N, each with NAME= in front if wished); answers side by side.",
-     verb_eval},
+     verb_eval, true},
     {"report", "report DIRECTORY [--need-accuracy X] [--need-rise JUDGE] [--need-winrate JUDGE]",
-     "An experiment on one page. With a need that is not met, fails.", verb_report},
+     "An experiment on one page. With a need that is not met, fails.", verb_report, false},
     {"generate",
      "generate --model M [--prompt TEXT | --file FILE.jsonl | < FILE] [--max-new N] [--temperature T] [--top-k K] "
      "[--top-p P] [--seed S] [--n N] [--stop TEXT]... [--template NAME] [--slots N] [--threads N]",
-     "Text from a model. Temperature 0 takes the most probable token.", verb_generate},
+     "Text from a model. Temperature 0 takes the most probable token.", verb_generate, true},
     {"inspect", "inspect FILE.h5 [--digest[=parameters]]",
-     "What a file holds: shapes, digests, parents, configuration.", verb_inspect},
-    {"explain", "explain [KEY]", "A configuration key: type, default, range, and why.", verb_explain},
-    {"export", "export --model FILE.h5 --out DIRECTORY", "A model as a Hugging Face directory.", verb_export},
+     "What a file holds: shapes, digests, parents, configuration.", verb_inspect, false},
+    {"explain", "explain [KEY]", "A configuration key: type, default, range, and why.", verb_explain, false},
+    {"export", "export --model FILE.h5 --out DIRECTORY", "A model as a Hugging Face directory.", verb_export, false},
     {"tokenizer", "tokenizer train --vocab N --out FILE.json TEXT-FILE...",
-     "Train a byte-level BPE tokenizer; writes tokenizer.json.", verb_tokenizer},
-    {"demo-data", "demo-data DIRECTORY [seed=N]", "The demonstration's data sets.", verb_demo_data},
-    {"help", "help [VERB]", "This.", verb_help},
-    {"version", "--version", "Build, libraries, and the instruction set picked.", verb_version},
+     "Train a byte-level BPE tokenizer; writes tokenizer.json.", verb_tokenizer, false},
+    {"demo-data", "demo-data DIRECTORY [seed=N]", "The demonstration's data sets.", verb_demo_data, false},
+    {"help", "help [VERB]", "This.", verb_help, false},
+    {"version", "--version", "Build, libraries, and the instruction set picked.", verb_version, false},
 };
 enum { VERBS = sizeof verbs / sizeof *verbs };
 
@@ -185,6 +186,7 @@ int main(int argc, char **argv)
         word[0] = (char *)"version";
     }
     const Verb *verb = verb_find(word[0]);
+    bootstrap_calm_threads(verb && verb->computes ? argv : NULL);
     Status status = set_log_level();
     if (!status_failed(status))
         status = verb ? verb->run(&launch, words, word) : verb_unknown(word[0]);

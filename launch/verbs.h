@@ -21,6 +21,7 @@ typedef struct Launch {
 typedef struct Verb {
     const char *name, *usage, *help;
     Status (*run)(Launch *launch, int argc, char **argv);
+    bool computes; /* on many threads, in this very process */
 } Verb;
 
 /* Ranks: comm_self() or MPI. Once. [collective] */
