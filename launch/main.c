@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include "core/base/log.h"
-#include "core/base/signal.h"
 #include "core/base/text.h"
 #include "kernels/cpu/device_cpu.h"
 #include "launch/environment.h"
@@ -122,7 +121,6 @@ Status launch_comm(Launch *launch)
         return status_ok();
     TRY(bootstrap_open(&launch->bootstrap));
     launch->bootstrapped = true;
-    signal_install();
     return status_ok();
 }
 

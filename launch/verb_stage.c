@@ -62,6 +62,7 @@ Status verb_stage(Launch *launch, int argc, char **argv)
     if (argc < 2)
         return experiment_needed(argv[0]);
     TRY(launch_comm(launch));
+    signal_install(); /* other verbs end at once when asked to: they have nothing to save */
     Config *config = NULL;
     TRY(comm_agree(launch->bootstrap.comm, launch_config(launch, argv[1], argv + 2, argc - 2, &config)));
     RunConfig run;
