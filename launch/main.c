@@ -167,6 +167,30 @@ static Status set_log_level(void)
     return status_error(STATUS_USAGE, "TERCET_LOG is '%s'; expected quiet, warn, info or debug", level);
 }
 
+/* One line for a failure, however many ranks have it: the first that failed tells. Ranks that failed alike without asking each other do so
+ * here, and a rank that left by itself meets the others at their next agreement. */
+static void tell_failure(Launch *launch, Status status)
+{
+    const char *launcher = NULL;
+    int launched = environment_launched_ranks(&launcher);
+    if (!launch->bootstrapped && launched != 0 && launched != 1) {
+        Text message = {0};
+        text_append_string(&message, status_message());
+        Status opened = launch_comm(launch);
+        if (!status_failed(opened)) /* the first message is the one to tell */
+            opened = status_error(status.code, "%s", text_string(&message));
+        text_free(&message);
+        status = opened;
+    }
+    if (launch->bootstrapped && comm_size(launch->bootstrap.comm) > 1) {
+        if (comm_failed_rank(launch->bootstrap.comm) < 0)
+            status = comm_agree(launch->bootstrap.comm, status);
+        if (comm_failed_rank(launch->bootstrap.comm) != comm_rank(launch->bootstrap.comm))
+            return;
+    }
+    log_error("%s", status_message());
+}
+
 int main(int argc, char **argv)
 {
     Launch launch = {0};
@@ -190,8 +214,8 @@ int main(int argc, char **argv)
         status = verb ? verb->run(&launch, words, word) : verb_unknown(word[0]);
     if (status.code == STATUS_STOPPED)
         log_info("%s", status_message());
-    else if (status_failed(status) && status.code != STATUS_PEER)
-        log_error("%s", status_message());
+    else if (status_failed(status))
+        tell_failure(&launch, status);
     if (fflush(stdout) != 0 && !status_failed(status))
         status.code = STATUS_IO;
     if (launch.device_opened)

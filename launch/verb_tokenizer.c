@@ -47,10 +47,13 @@ static Status train_on_text(TokenizerTrainer *trainer, const char *path)
 {
     Text text = {0};
     Status status = text_read_file(path, (size_t)4 << 30, &text);
-    if (!status_failed(status))
+    if (!status_failed(status)) {
         status = tokenizer_trainer_add(trainer, text_string(&text), text.size);
+        if (status_failed(status))
+            status = status_prefix(status, "%s", path);
+    }
     text_free(&text);
-    return status_failed(status) ? status_prefix(status, "%s", path) : status;
+    return status;
 }
 
 static Status train(TokenizerTrainer *trainer, int64_t vocab, bool adds_bos, const char *out, const char **files,

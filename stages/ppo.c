@@ -296,7 +296,17 @@ static void ppo_state(Ppo *ppo)
 
 static Status ppo_read_rollout(Ppo *ppo, const char *path)
 {
-    TRY(rollout_read(ppo->stage.comm, path, ppo->actor.shape.vocab, &ppo->rollout));
+    Rollout *rollout = &ppo->rollout;
+    TRY(rollout_read(ppo->stage.comm, path, ppo->actor.shape.vocab, rollout));
+    for (int64_t i = 0; i < rollout->sequences; i++) {
+        int64_t length = rollout->start[i + 1] - rollout->start[i];
+        if (length > ppo->actor.shape.positions_max || length > ppo->critic.shape.positions_max)
+            return status_error(STATUS_INPUT, "%s: sequence %lld has %lld tokens; the models have %lld positions", path,
+                                (long long)i, (long long)length,
+                                (long long)(ppo->actor.shape.positions_max < ppo->critic.shape.positions_max
+                                                ? ppo->actor.shape.positions_max
+                                                : ppo->critic.shape.positions_max));
+    }
     ppo_plan_units(ppo);
     ppo->phase = PPO_UPDATE;
     return status_ok();

@@ -93,6 +93,7 @@ static Status rm_evaluate_when_due(Rm *rm, int64_t steps_total)
     stage_phase(stage, "evaluate");
     double stats[RANK_STATS];
     TRY(rm_evaluate(rm, rm->held_out, stats));
+    TRY(stage_check_finite(stage, "held-out loss", stats[RANK_LOSS]));
     rm->accuracy = rm_ratio(stats[RANK_CORRECT], stats[RANK_PAIRS]);
     rm->margin = rm_ratio(stats[RANK_MARGIN], stats[RANK_PAIRS]);
     stage_log_begin(stage, stage->step_index, "evaluate");
@@ -114,6 +115,7 @@ static Status rm_measure_rewards(Rm *rm)
     double stats[RANK_STATS];
     stage_phase(&rm->stage, "evaluate");
     TRY(rm_evaluate(rm, rm->held_out ? rm->held_out : rm->train, stats));
+    TRY(stage_check_finite(&rm->stage, "squared reward", stats[RANK_REWARD_SQUARED]));
     double mean = rm_ratio(stats[RANK_REWARD], stats[RANK_ANSWERS]);
     double variance = rm_ratio(stats[RANK_REWARD_SQUARED], stats[RANK_ANSWERS]) - mean * mean;
     rm->reward_mean = mean;
@@ -162,6 +164,11 @@ static Status rm_prepare(Rm *rm)
     TRY(stage_dataset(stage, DATASET_RANK, "eval_data", &rm->data_config, rm->tokenizer, &rm->held_out));
     if (!rm->train)
         return config_error(stage->config, "rm.data", "a list of files with ranked answers is needed");
+    if (rm->config.loss == RANK_PLACKETT_LUCE) {
+        TRY(dataset_check_no_ties(rm->train));
+        if (rm->held_out)
+            TRY(dataset_check_no_ties(rm->held_out));
+    }
     return stage_check_length(stage, &rm->model.shape, dataset_longest(rm->train));
 }
 

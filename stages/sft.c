@@ -79,6 +79,7 @@ static Status sft_evaluate_when_due(Sft *sft, int64_t steps_total)
     stage_phase(stage, "evaluate");
     double loss = 0;
     TRY(sft_evaluate(sft, &loss));
+    TRY(stage_check_finite(stage, "held-out loss", loss));
     stage_log_begin(stage, stage->step_index, "evaluate");
     stage_log(stage, "held_out_loss", loss, true);
     stage_log(stage, "perplexity", exp(loss), true);

@@ -1,6 +1,7 @@
 /* stage.c -- the life of a stage: directories, parents, checkpoints, stopping and going on. */
 #include "stages/stage.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -63,8 +64,8 @@ Status stage_open(Stage *stage, const char *name, Comm *comm, Device *device, co
     stage->directory = text_join_path(stage->run.output, name);
     TRY(stage_make_directory(stage));
     stage->memory = (StageMemory){.ranks = comm_size(comm), .lanes = stage->run.lanes};
-    TRY(device_arena(device, &stage->model_arena, "models", (size_t)stage->run.memory_limit));
-    TRY(device_arena(device, &stage->step_arena, "step", (size_t)stage->run.memory_limit));
+    TRY(device_arena(device, &stage->model_arena, "models", 0));
+    TRY(device_arena(device, &stage->step_arena, "step", 0));
     stage->phase = -1;
     stage->exec = (Exec){.device = device, .step = &stage->step_arena};
     config_dump_yaml(config, &stage->yaml);
@@ -353,9 +354,19 @@ Status stage_stopped(Stage *stage)
                         stage->name, (long long)stage->step_index);
 }
 
+/* A file of another stage in this one's directory was put there by mistake. */
+static Status stage_check_name(const Stage *stage, const char *path, const CheckpointInfo *info)
+{
+    if (strcmp(info->stage, stage->name) == 0)
+        return status_ok();
+    return status_error(STATUS_INPUT, "%s is a checkpoint of stage '%s'; expected one of '%s'", path, info->stage,
+                        stage->name);
+}
+
 /* Same configuration, same parents, and with `exact` the same machine. */
 static Status stage_check_resume(Stage *stage, const char *path, const CheckpointInfo *info)
 {
+    TRY(stage_check_name(stage, path, info));
     if (strcmp(info->config_digest, stage->config_digest) != 0)
         return status_error(STATUS_USAGE,
                             "%s was made with other semantic keys (digest %s, now %s): go on with the old ones, or "
@@ -381,7 +392,7 @@ Status stage_resume(Stage *stage, bool *resumed)
     *resumed = false;
     if (stage->dry)
         return status_ok();
-    char *path = NULL;
+    char *path = NULL, *machine = NULL;
     Status status = comm_rank(stage->comm) == 0 ? checkpoint_latest(stage->directory, &path) : status_ok();
     TRY(comm_agree(stage->comm, status));
     int64_t size = path ? (int64_t)strlen(path) + 1 : 0;
@@ -391,7 +402,6 @@ Status stage_resume(Stage *stage, bool *resumed)
             path = memory_new((size_t)size, 1);
         comm_broadcast(stage->comm, 0, path, (size_t)size);
         CheckpointInfo info;
-        char *machine = NULL;
         status = checkpoint_inspect(path, &info);
         if (!status_failed(status))
             status = stage_check_resume(stage, path, &info);
@@ -413,7 +423,6 @@ Status stage_resume(Stage *stage, bool *resumed)
                 log_warn("going on from '%s' on '%s': bits may differ from an undisturbed run's", machine, now);
         }
         memory_free(&now);
-        memory_free(&machine);
         TRY_GOTO(comm_agree(stage->comm, status), out);
         stage->step_index = info.step;
         stage->saved = true;
@@ -423,6 +432,7 @@ Status stage_resume(Stage *stage, bool *resumed)
     status = metrics_open(&stage->metrics, stage->directory, comm_rank(stage->comm), stage->step_index);
     status = comm_agree(stage->comm, status);
 out:
+    memory_free(&machine);
     memory_free(&path);
     return status;
 }
@@ -469,6 +479,8 @@ Status stage_is_complete(Stage *stage, bool *complete)
     Status status = status_ok();
     if (access(path, F_OK) == 0) {
         status = checkpoint_inspect(path, &info);
+        if (!status_failed(status))
+            status = stage_check_name(stage, path, &info);
         if (!status_failed(status) && strcmp(info.config_digest, stage->config_digest) != 0)
             status = status_error(STATUS_USAGE,
                                   "%s was made with other semantic keys: choose another `output`, or remove it", path);
@@ -482,6 +494,14 @@ Status stage_is_complete(Stage *stage, bool *complete)
 }
 
 /* --- One line per step --- */
+
+Status stage_check_finite(const Stage *stage, const char *what, double value)
+{
+    if (isfinite(value) || stage->dry)
+        return status_ok();
+    return status_error(STATUS_NUMERIC, "%s step %lld: the %s is %s; nothing was saved", stage->name,
+                        (long long)stage->step_index, what, isnan(value) ? "not a number" : "infinite");
+}
 
 void stage_log_begin(Stage *stage, int64_t step, const char *phase)
 {

@@ -27,7 +27,6 @@ typedef struct RunConfig {
     bool exact; /* refuse to resume where bits could differ (threads, instruction set, library) */
     const char *launcher;
     bool profile;
-    int64_t memory_limit; /* bytes an arena may take; 0: the machine's */
 } RunConfig;
 extern const ConfigKey run_keys[];
 
@@ -111,6 +110,8 @@ Status stage_stopped(Stage *stage);
 Status stage_save_best(Stage *stage);
 /* The result: the main model without optimizer, with the state, as final.h5; the metrics' last line. [collective] */
 Status stage_finish(Stage *stage);
+/* STATUS_NUMERIC naming `what` and the step where `value` is no number: such a model must not be saved. */
+Status stage_check_finite(const Stage *stage, const char *what, double value);
 /* A log line and a line of metrics.jsonl are the same numbers: begin, add, end. `shown`: also on the progress line. */
 void stage_log_begin(Stage *stage, int64_t step, const char *phase);
 void stage_log(Stage *stage, const char *name, double value, bool shown);

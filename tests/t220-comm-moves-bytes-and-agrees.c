@@ -130,6 +130,7 @@ static void test_agree(void **state)
         if (rank == second)
             local = status_error(STATUS_IO, "disk full");
         Status agreed = comm_agree(comm, local);
+        assert_int_equal(comm_failed_rank(comm), bad);
         char expected[64];
         snprintf(expected, sizeof expected, "rank %d: bad.jsonl: line 3", bad);
         if (rank == second) {
@@ -141,6 +142,7 @@ static void test_agree(void **state)
         }
     }
     assert_ok(comm_agree(comm, status_ok())); /* nothing is left behind */
+    assert_int_equal(comm_failed_rank(comm), -1);
 }
 
 static void test_agree_stop(void **state)

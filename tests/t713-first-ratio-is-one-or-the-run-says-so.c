@@ -1,6 +1,6 @@
 //TEST labels=stages timeout=120
 /* Before the first step of an iteration every ratio is 1 to the last bit; if one weight changes between evaluation and update, the run stops and says
- * how many ratios are not. Judged on a policy of two layers with fresh parameters; the experiment is written here. */
+ * how many ratios are not. At the start every KL and every value is 0, and updates leave the reference alone. Judged on a policy of two layers with fresh parameters; the experiment is written here. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -116,13 +116,29 @@ static void first_ratio(void **state)
     ppo_close(ppo, NULL);
     memset(ppo, 0, sizeof *ppo);
 
+    /* At the start the policy is its reference to the last bit, and a critic that begins as a policy says 0. */
     assert_int_equal(ppo_open(ppo, comm_self(), &device, config, &complete).code, STATUS_OK);
     assert_int_equal(ppo_experience(ppo).code, STATUS_OK);
+    Rollout *rollout = &ppo->rollout;
+    size_t bytes = (size_t)rollout->responses * sizeof(float);
+    assert_memory_equal(rollout->old_logprob, rollout->reference_logprob, bytes);
+    for (int64_t i = 0; i < rollout->responses; i++)
+        assert_true(rollout->value[i] == 0 && rollout->kl[i] == 0);
+    float *reference = memory_new(1, bytes), *old = memory_new(1, bytes);
+    memcpy(reference, rollout->reference_logprob, bytes);
+    memcpy(old, rollout->old_logprob, bytes);
     status = ppo_update(ppo);
     assert_string_equal(status_failed(status) ? status_message() : "", "");
     assert_int_equal(ppo->update.minibatches, 8);
     /* Epochs later the ratio has moved: the check above looks at something alive. */
     assert_true(ppo->update.approx_kl > 0);
+    /* The update has moved policy and critic, and not one bit of the reference. */
+    assert_int_equal(ppo_evaluate(ppo).code, STATUS_OK);
+    assert_memory_equal(rollout->reference_logprob, reference, bytes);
+    assert_memory_not_equal(rollout->old_logprob, old, bytes);
+    assert_true(rollout->value[0] != 0);
+    memory_free(&reference);
+    memory_free(&old);
     ppo_close(ppo, NULL);
     memory_free(&ppo);
     config_close(&config);

@@ -27,6 +27,7 @@ void signal_install(void)
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
+    signal(SIGXFSZ, SIG_IGN); /* a file grown past its limit is a failed write, with a message, like a full disk */
 }
 
 bool signal_stop_requested(void)

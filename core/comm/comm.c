@@ -186,6 +186,7 @@ Status comm_agree(Comm *comm, Status local)
     int first = 0;
     while (first < comm->size && comm->codes[first] == STATUS_OK)
         first++;
+    comm->failed = first < comm->size ? first + 1 : 0;
     if (first == comm->size)
         return status_ok();
     StatusCode failure = (StatusCode)comm->codes[first];
@@ -202,6 +203,11 @@ Status comm_agree(Comm *comm, Status local)
         agreed = status_error(failure, "rank %d: %s", first, message);
     memory_free(&message);
     return agreed;
+}
+
+int comm_failed_rank(const Comm *comm)
+{
+    return comm->failed - 1;
 }
 
 bool comm_agree_stop(Comm *comm, bool local)

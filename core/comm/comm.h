@@ -42,6 +42,8 @@ void comm_exchange(Comm *comm, const void *send, const size_t *send_offsets, voi
 /* One rank's failure is every rank's: returns `local` where it failed, STATUS_OK if nobody failed, else the first failing rank's
  * code with the message "rank R: ...". Put after every step that can fail on one rank alone. [collective] */
 Status comm_agree(Comm *comm, Status local);
+/* The rank that the last comm_agree() blamed, the same on every rank; -1 when nobody had failed. [local] */
+int comm_failed_rank(const Comm *comm);
 /* Has any rank been asked to stop? [collective] */
 bool comm_agree_stop(Comm *comm, bool local);
 /* Fails on every rank, naming `what` and both values, unless all ranks hold the same bytes (texts are shown). [collective] */

@@ -28,6 +28,7 @@ struct Comm {
     int rank, size;
     void *handle;   /* the MPI transport's MPI_Comm *; NULL elsewhere */
     int32_t *codes; /* (size) for agreements, so that a step allocates nothing */
+    int failed;     /* 1 + the rank that the last agreement blamed; 0: none */
 };
 
 /* The MPI transport splits messages above this many bytes (its counts are ints). Tests set it low to walk that path. */

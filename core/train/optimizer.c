@@ -162,8 +162,8 @@ Status optimizer_step(Optimizer *optimizer, Comm *comm, Exec *exec, Params *para
     *lr = optimizer->config.lr * schedule_factor(&optimizer->config.schedule, optimizer->steps, optimizer->steps_total);
     if (!isfinite(*norm)) {
         arena_rewind(exec->step, mark);
-        return status_error(STATUS_NUMERIC, "optimizer step %lld: the gradient's norm is %g; nothing was changed",
-                            (long long)(optimizer->steps + 1), *norm);
+        return status_error(STATUS_NUMERIC, "optimizer step %lld: the gradient's norm is %s; nothing was changed",
+                            (long long)(optimizer->steps + 1), isnan(*norm) ? "not a number" : "infinite");
     }
     /* Neighbours that agree on decay are one range; the gaps between views hold zeros, whose update is zero. */
     for (int view = 0; view < params->views;) {
