@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-#TEST labels=mpi,stages timeout=900 processors=2
+#TEST labels=mpi,stages timeout=1200 processors=2
 """Whatever a user does wrong ends soon, on every rank, with one line that names it, and leaves nothing half-written.
 
 Each case runs the program alone and on two ranks, and asks for: the documented exit code on every rank; exactly one `error:` line with the words
@@ -29,6 +29,11 @@ KEEP_CODE = 'folder=$1; shift; "$@"; code=$?; echo $code > "$folder/code.${OMPI_
 failures = []
 
 
+def failed(what):
+    print("FAILED:", what, flush=True)
+    failures.append(what)
+
+
 def artifacts(folder):
     """Every file but logs, locks and the cache of tokenised data (whole or absent: its own test), by size and time."""
     skip = {"metrics.jsonl", "timings.jsonl", "log.txt", "code.0", "code.1", "code.2"}
@@ -50,29 +55,29 @@ def refuse(what, words, code, *names, ranks=(0, 2), stdin=None, limit_kib=0):
         try:
             done = subprocess.run(command, capture_output=True, input=stdin, timeout=SECONDS, start_new_session=True)
         except subprocess.TimeoutExpired:
-            failures.append(f"{label}: still running after {SECONDS} s")
+            failed(f"{label}: still running after {SECONDS} s")
             continue
         text = done.stderr.decode(errors="replace")
         lines = [l for l in text.splitlines() if re.match(r"(rank \d+: )?error: ", l)]
         found = sorted(int(p.read_text()) for p in codes.glob("code.*"))
         if found != [code] * max(count, 1):
-            failures.append(f"{label}: exit codes {found}, expected {code} on each\n{text[-1500:]}")
+            failed(f"{label}: exit codes {found}, expected {code} on each\n{text[-1500:]}")
         if len(lines) != 1:
-            failures.append(f"{label}: {len(lines)} error lines, expected one\n{text[-1500:]}")
+            failed(f"{label}: {len(lines)} error lines, expected one\n{text[-1500:]}")
         for name in names:
             if lines and name not in lines[0]:
-                failures.append(f"{label}: the line does not name '{name}': {lines[0]}")
+                failed(f"{label}: the line does not name '{name}': {lines[0]}")
         for stray in re.findall(r".*(?:Sanitizer|Assertion|HDF5-DIAG|REQUIRE).*", text):
-            failures.append(f"{label}: {stray}")
+            failed(f"{label}: {stray}")
         temporaries = [str(p) for p in run.folder.rglob("*.tmp")]
         if temporaries:
-            failures.append(f"{label}: left {temporaries}")
+            failed(f"{label}: left {temporaries}")
             for path in temporaries:
                 os.unlink(path)
         after = artifacts(run.folder)
         changed = sorted(set(before) ^ set(after)) or [p for p in after if after[p] != before[p]]
         if changed:
-            failures.append(f"{label}: files appeared, went or changed: {changed}")
+            failed(f"{label}: files appeared, went or changed: {changed}")
         print(f"{label}: {lines[0][:200] if lines else 'NO LINE'}", flush=True)
 
 
@@ -138,8 +143,8 @@ with Experiment() as run:
     refuse("no experiment", ["sft"], USAGE, "EXPERIMENT")
     refuse("missing experiment", ["ppo", scratch / "none.yaml"], IO, "none.yaml")
     for name in ("sft", "rm", "ppo"):
-        stage(name, "unknown key", USAGE, [f"{name}.unit_token=5"], "unit_token", "unit_tokens")
-        stage(name, "bad value", USAGE, [f"{name}.batch=many"], f"{name}.batch", "many")
+        stage(name, "unknown key", USAGE, [f"{name}.unit_token=5"], "unit_token", "unit_tokens", ranks=(2,))
+        stage(name, "bad value", USAGE, [f"{name}.batch=many"], f"{name}.batch", "many", ranks=(2,))
     stage("sft", "value out of range", USAGE, ["sft.batch=0"], "sft.batch")
     stage("ppo", "top_p", USAGE, ["ppo.top_p=0.9"], "top_p", "temperature")
     stage("ppo", "samples that do not divide", USAGE, ["ppo.samples_per_prompt=3"], "samples_per_prompt")
@@ -225,7 +230,7 @@ with Experiment() as run:
 
     # --- No room
     for name in ("sft", "rm", "ppo"):
-        stage(name, "a full disk", IO, ["checkpoint_every=1"], limit_kib=24)
+        stage(name, "a full disk", IO, ["checkpoint_every=1"], ranks=(0,), limit_kib=24)  # MPI's own shared memory is files too
 
     # --- Tools
     pairs = scratch / "pairs.jsonl"
@@ -282,9 +287,9 @@ with Experiment() as run:
     run.stage("sft", "cached", "sft.steps=2")
     for path in cache:
         if path.read_bytes() != (target / path.name).read_bytes() and path.stat().st_size == (target / path.name).stat().st_size:
-            failures.append(f"the cache file {path.name} was made again with other bytes")
+            failed(f"the cache file {path.name} was made again with other bytes")
     if run.digest(policy) != run.digest(run.folder / "cached/sft/final.h5"):
-        failures.append("a run with a damaged cache has another result")
+        failed("a run with a damaged cache has another result")
 
     if failures:
         sys.exit(f"{len(failures)} failures\n" + "\n".join(failures))
