@@ -59,7 +59,8 @@ const ConfigKey run_keys[] = {
     "Tokens in one unit of work (a micro-batch). Bounds activation memory; enters the bits, not the mathematics: "     \
     "gradients accumulate over units."
 #define STEPS_HELP "Optimizer steps; 0: as many as `epochs` gives."
-#define EVAL_HELP "Steps between evaluations on eval_data, beside those at the beginning and the end; 0: only these two."
+#define EVAL_HELP                                                                                                      \
+    "Steps between evaluations on eval_data, beside those at the beginning and the end; 0: only these two."
 #define SHUFFLE_HELP "Each epoch in an order of its own, a function of the seed; false: as in the files."
 
 const ConfigKey sft_keys[] = {
