@@ -108,6 +108,8 @@ Status stage_save_when_due(Stage *stage);
 Status stage_stopped(Stage *stage);
 /* The main model without optimizer, as best.h5. [collective] */
 Status stage_save_best(Stage *stage);
+/* The same as final.h5; stages call stage_finish. [collective] */
+Status stage_save_final(Stage *stage);
 /* The result: the main model without optimizer, with the state, as final.h5; the metrics' last line. [collective] */
 Status stage_finish(Stage *stage);
 /* STATUS_NUMERIC naming `what` and the step where `value` is no number: such a model must not be saved. */
