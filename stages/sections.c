@@ -178,6 +178,10 @@ const ConfigKey ppo_keys[] = {
 
 static const ConfigGroup groups[] = {
     {.path = "", .keys = run_keys, .help = "the run"},
+    {.path = "model",
+     .keys = model_keys,
+     .optional = true,
+     .help = "shape of a model that starts from random parameters"},
     {.path = "sft", .keys = sft_keys, .optional = true, .help = "supervised fine-tuning"},
     {.path = "sft", .keys = data_config_keys, .optional = true},
     {.path = "sft.optimizer", .keys = optimizer_keys},
@@ -199,6 +203,5 @@ static const ConfigGroup groups[] = {
 void stages_schema(ConfigSchema *schema)
 {
     config_schema_add(schema, groups);
-    config_schema_add(schema, &model_config_group);
     rewards_schema(schema, "ppo.rewards[]");
 }

@@ -182,7 +182,7 @@ Status model_shape_from_text(const char *text, const char *where, ModelShape *sh
 
 /* --- The section `model:` ----------------------------------------------------------------------------------------- */
 
-static const ConfigKey model_keys[] = {
+const ConfigKey model_keys[] = {
     CONFIG_KEY_STRING(ModelConfig, arch, "llama",
                       "family of the decoder: llama (RMSNorm, rotary positions, SwiGLU, no biases) or gpt2 (LayerNorm, "
                       "learned positions, GELU, biases). llama learns faster for its size"),
@@ -209,11 +209,6 @@ static const ConfigKey model_keys[] = {
                     "the output head is the token table: fewer parameters, and better for small models"),
     {0},
 };
-
-const ConfigGroup model_config_group = {.path = "model",
-                                        .keys = model_keys,
-                                        .optional = true,
-                                        .help = "shape of a model that starts from random parameters"};
 
 Status model_shape_from_config(const ModelConfig *config, int64_t vocab, ModelShape *shape)
 {
