@@ -179,7 +179,7 @@ const ConfigKey ppo_keys[] = {
 static const ConfigGroup groups[] = {
     {.path = "", .keys = run_keys, .help = "the run"},
     {.path = "model",
-     .keys = model_keys,
+     .keys = model_shape_keys,
      .optional = true,
      .help = "shape of a model that starts from random parameters"},
     {.path = "sft", .keys = sft_keys, .optional = true, .help = "supervised fine-tuning"},

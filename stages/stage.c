@@ -124,7 +124,7 @@ static Status stage_fresh_model(Stage *stage, const char *tokenizer_path, HeadKi
         return config_error(stage->config, stage->name, "a fresh model needs `tokenizer`");
     TRY(comm_agree(stage->comm, tokenizer_open(tokenizer, tokenizer_path)));
     ModelConfig config;
-    config_read(stage->config, "model", model_keys, &config);
+    config_read(stage->config, "model", model_shape_keys, &config);
     ModelShape shape;
     TRY(model_shape_from_config(&config, tokenizer_vocab_size(*tokenizer), &shape));
     TRY(comm_agree(stage->comm, model_open(model, stage->device, &shape, head)));

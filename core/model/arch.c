@@ -182,7 +182,7 @@ Status model_shape_from_text(const char *text, const char *where, ModelShape *sh
 
 /* --- The section `model:` ----------------------------------------------------------------------------------------- */
 
-const ConfigKey model_keys[] = {
+const ConfigKey model_shape_keys[] = {
     CONFIG_KEY_STRING(ModelConfig, arch, "llama",
                       "family of the decoder: llama (RMSNorm, rotary positions, SwiGLU, no biases) or gpt2 (LayerNorm, "
                       "learned positions, GELU, biases). llama learns faster for its size"),

@@ -54,7 +54,7 @@ typedef struct ModelConfig {
     double norm_epsilon, rope_base;
     bool tied;
 } ModelConfig;
-extern const ConfigKey model_keys[];
+extern const ConfigKey model_shape_keys[];
 /* STATUS_USAGE names the key. */
 Status model_shape_from_config(const ModelConfig *config, int64_t vocab, ModelShape *shape);
 
