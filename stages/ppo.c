@@ -5,7 +5,9 @@
  * steps. Before the first step every ratio is 1 to the last bit, or something is broken and the run says so. */
 #include "stages/ppo.h"
 
+#include <dirent.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -76,16 +78,40 @@ static Status ppo_keep_rollout(Ppo *ppo)
     return status;
 }
 
-static char *ppo_interrupted_path(const Ppo *ppo)
+/* Named by iteration: an older one stays until the checkpoint that needs it has been replaced. */
+static char *ppo_interrupted_path(const Ppo *ppo, int64_t iteration)
 {
-    return text_join_path(ppo->stage.directory, "interrupted-rollout.h5");
+    char name[48];
+    snprintf(name, sizeof name, "interrupted-%08lld.h5", (long long)iteration);
+    return text_join_path(ppo->stage.directory, name);
+}
+
+/* Drop the rollouts of interruptions before `iteration`. */
+static void ppo_forget_interruptions(Ppo *ppo, int64_t iteration)
+{
+    if (ppo->stage.dry || comm_rank(ppo->stage.comm) != 0)
+        return;
+    DIR *handle = opendir(ppo->stage.directory);
+    if (!handle)
+        return;
+    for (struct dirent *entry = readdir(handle); entry; entry = readdir(handle)) {
+        long long found = 0;
+        int end = 0;
+        if (sscanf(entry->d_name, "interrupted-%lld.h5%n", &found, &end) != 1 || end == 0 || entry->d_name[end] ||
+            found >= iteration)
+            continue;
+        char *path = text_join_path(ppo->stage.directory, entry->d_name);
+        unlink(path);
+        memory_free(&path);
+    }
+    closedir(handle);
 }
 
 /* Asked to stop: in the update the rollout must be kept beside the checkpoint, elsewhere the iteration starts anew. */
 static Status ppo_stopped(Ppo *ppo)
 {
     if (ppo->phase == PPO_UPDATE) {
-        char *path = ppo_interrupted_path(ppo);
+        char *path = ppo_interrupted_path(ppo, ppo->stage.step_index);
         Status status = rollout_write(ppo->stage.comm, path, &ppo->rollout);
         memory_free(&path);
         TRY(status);
@@ -229,6 +255,11 @@ static Status ppo_prepare(Ppo *ppo)
     if (config->batch % config->samples_per_prompt != 0)
         return config_error(stage->config, "ppo.samples_per_prompt", "must divide batch (%lld)",
                             (long long)config->batch);
+    if (config->kl_target > 0 && config->kl_horizon < 0.2 * (double)config->batch)
+        return config_error(
+            stage->config, "ppo.kl_horizon",
+            "must be at least a fifth of batch (%lld), or one iteration could turn the coefficient negative",
+            (long long)config->batch);
     TRY(stage_model(stage, "policy", config->policy, NULL, HEAD_LM, &ppo->actor, NULL, &ppo->tokenizer));
     TRY(stage_model(stage, "reference", config->reference ? config->reference : config->policy, NULL, HEAD_LM,
                     &ppo->reference, NULL, NULL));
@@ -317,7 +348,7 @@ static Status ppo_resume(Ppo *ppo)
     Stage *stage = &ppo->stage;
     bool resumed = false;
     TRY(stage_resume(stage, &resumed));
-    char *path = ppo_interrupted_path(ppo);
+    char *path = ppo_interrupted_path(ppo, ppo->stage.step_index);
     Status status = status_ok();
     ppo->from_file = ppo->config.rollout && stage->step_index == 0; /* interrupted or not */
     if (resumed && ppo->phase == PPO_UPDATE) {
@@ -389,10 +420,7 @@ static Status ppo_train(Ppo *ppo)
         TRY(stage_save_when_due(stage));
     }
     TRY(stage_finish(stage));
-    char *interrupted = ppo_interrupted_path(ppo);
-    if (!stage->dry && comm_rank(stage->comm) == 0)
-        unlink(interrupted);
-    memory_free(&interrupted);
+    ppo_forget_interruptions(ppo, stage->step_index + 1);
     return status_ok();
 }
 

@@ -125,7 +125,7 @@ class Experiment:
     def state(self, output, stage):
         """Everything a stage leaves that must not depend on who computed: digests of all its files, and its metrics."""
         folder = self.folder / output / stage
-        files = {str(p.relative_to(folder)): self.digest(p) for p in sorted(folder.rglob("*.h5")) if p.name != "interrupted-rollout.h5"}
+        files = {str(p.relative_to(folder)): self.digest(p) for p in sorted(folder.rglob("*.h5")) if not p.name.startswith("interrupted-")}
         files["metrics.jsonl"] = (folder / "metrics.jsonl").read_text()
         return files
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-#TEST labels=mpi,stages timeout=1200 processors=2
+#TEST labels=mpi,stages,slow timeout=1200 processors=2
 """Whatever a user does wrong ends soon, on every rank, with one line that names it, and leaves nothing half-written.
 
 Each case runs the program alone and on two ranks, and asks for: the documented exit code on every rank; exactly one `error:` line with the words
