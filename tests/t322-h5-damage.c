@@ -260,6 +260,11 @@ static void test_foreign_files(void **state)
 static void test_compact_shape_is_checked(void **state)
 {
     (void)state;
+#ifdef __SANITIZE_ADDRESS__
+    /* HDF5 1.10.8 itself reads beyond its copy of compact data, damaged or not; the sanitizer stops it there. */
+    print_message("SKIP: compact data under AddressSanitizer: the HDF5 library overreads them\n");
+    skip();
+#endif
     enum { SIZE = 77 };
     const char *path = support_path("compact.h5");
     h5_library_start();
@@ -292,12 +297,7 @@ static void test_compact_shape_is_checked(void **state)
     assert_true(places > 0);
     put(path, &bytes, bytes.size);
     text_free(&bytes);
-    /* Under a sanitizer the library's own overread in the trial child already says that the file is damaged. */
-    Status status = h5_open_foreign(path, NULL, &file);
-    if (status_failed(status)) {
-        assert_int_equal(status.code, STATUS_INPUT);
-        return;
-    }
+    assert_ok(h5_open_foreign(path, NULL, &file));
     assert_int_equal(h5_datasets(file, &list), 0);
     h5_close(&file);
 }
