@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-#TEST labels=stages,data timeout=400 processors=2
+#TEST labels=stages,data,slow timeout=400 processors=2
 """Rankings that people made are learned: OpenAssistant trees (K answers each, both losses) and hh-format transcripts.
 
 The loss on the training data must fall clearly below that of zero scores: log 2 for pairs, log(K!) / (K - 1) averaged over groups for
