@@ -433,7 +433,6 @@ void ppo_close(Ppo *ppo, StageMemory *memory)
     rollout_free(&ppo->rollout);
     units_free(&ppo->plan);
     unit_batch_free(&ppo->unit);
-    memory_free(&ppo->column);
     memory_free(&ppo->order);
     model_close(&ppo->actor);
     model_close(&ppo->critic);

@@ -54,8 +54,6 @@ typedef struct Ppo {
     double entropy;         /* mean of the policy's entropy over the rollout's tokens, before the update */
     /* Scratch of units, grown once. */
     UnitBatch unit;
-    float *column; /* per-row numbers of a unit */
-    int64_t column_capacity;
     int64_t *order; /* units of the minibatch at hand */
     int64_t minibatch_units;
     double minibatch_tokens;
