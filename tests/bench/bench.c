@@ -1,0 +1,191 @@
+/* bench.c -- our side of the side-by-side benchmark: sets up one piece of work, then does it as often as it is told to.
+ *
+ *        build/tests/bench WORK key=value ... [threads=N] [isa=NAME] [profile=1] [rounds=N]
+ *
+ * Protocol (the peers' workers speak it too): one JSON line {"ready": true, "setup_seconds": s}; for each line "go" on standard input the work is
+ * done once, and one line {"seconds": s, ...} tells; "end", or the end of input, brings {"peak_bytes": n} and the end. With rounds=N nothing is
+ * read: N rounds are done after one to warm up, for a person. profile=1 then prints where the time of the rounds went, op by op.
+ * Under mpirun rank 0 listens and tells; all ranks do the work. */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/base/log.h"
+#include "core/base/profile.h"
+#include "kernels/cpu/device_cpu.h"
+#include "tests/bench/work.h"
+
+static const Work *const works[] = {&work_machine, &work_train, &work_adamw, &work_decode, &work_prefill};
+enum { WORKS = sizeof works / sizeof *works };
+
+static Status options_read(Bench *bench, char **words)
+{
+    for (; *words; words++) {
+        char *equals = strchr(*words, '=');
+        if (!equals || bench->options == BENCH_OPTIONS_MAX)
+            return status_error(STATUS_USAGE, "'%s': expected key=value", *words);
+        *equals = 0;
+        bench->option[bench->options].key = *words;
+        bench->option[bench->options++].value = equals + 1;
+    }
+    return status_ok();
+}
+
+static Status options_all_used(const Bench *bench)
+{
+    for (int i = 0; i < bench->options; i++)
+        if (!bench->option[i].used)
+            return status_error(STATUS_USAGE, "no option '%s' here", bench->option[i].key);
+    return status_ok();
+}
+
+/* The most memory that was ever resident, in bytes. */
+static double peak_bytes(void)
+{
+    FILE *file = fopen("/proc/self/status", "r");
+    char line[256];
+    double kib = 0;
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "VmHWM: %lf kB", &kib) == 1)
+            break;
+    if (file)
+        fclose(file);
+    return 1024 * kib;
+}
+
+static void figures_print(const Figures *figures)
+{
+    for (int i = 0; i < figures->count; i++)
+        printf("%s\"%s\": %.9g", i ? ", " : "{", figures->figure[i].name, figures->figure[i].value);
+    puts("}");
+    fflush(stdout);
+}
+
+/* Where the rounds' time went. "between ops" is everything that is no op: the host's own work, and copies. */
+static void profile_print(const Device *device, double seconds, int64_t rounds)
+{
+    double ops = 0, per = 1.0 / (double)rounds;
+    for (int op = 0; op < OP_COUNT; op++)
+        ops += device->counter[op].seconds;
+    printf("%-20s %8s %10s %6s %10s %8s   (each per round, %.6f s)\n", "op", "calls", "ms", "%", "GFLOP/s", "GB/s",
+           seconds * per);
+    for (int op = 0; op < OP_COUNT; op++) {
+        const OpCounter *c = &device->counter[op];
+        if (c->calls)
+            printf("%-20s %8.0f %10.3f %6.1f %10.1f %8.1f\n", op_name((OpKind)op), (double)c->calls * per,
+                   1e3 * c->seconds * per, 100 * c->seconds / seconds, 1e-9 * c->flops / c->seconds,
+                   1e-9 * c->bytes / c->seconds);
+    }
+    printf("%-20s %8s %10.3f %6.1f\n", "between ops", "", 1e3 * (seconds - ops) * per, 100 * (seconds - ops) / seconds);
+}
+
+/* For a person: `rounds` rounds after one that warms up. */
+static Status rounds_run(Bench *bench, const Work *work, void *self, int64_t rounds, bool tell)
+{
+    double seconds = 0;
+    bool profile = bench->device.profile;
+    bench->device.profile = false;
+    for (int64_t round = -1; round < rounds; round++) {
+        if (round == 0) {
+            device_counters_reset(&bench->device);
+            bench->device.profile = profile;
+        }
+        Figures figures = {0};
+        double since = profile_seconds();
+        TRY(work->once(bench, self, &figures));
+        seconds += round >= 0 ? profile_seconds() - since : 0;
+        if (tell)
+            figures_print(&figures);
+    }
+    if (tell && profile && seconds > 0)
+        profile_print(&bench->device, seconds, rounds);
+    return status_ok();
+}
+
+/* The next word from the driver: go on? Every rank gets rank 0's answer. */
+static bool driver_says_go(const Bench *bench)
+{
+    char line[64], go = 0;
+    if (comm_rank(bench->comm) == 0)
+        go = fgets(line, sizeof line, stdin) && strncmp(line, "go", 2) == 0;
+    comm_broadcast(bench->comm, 0, &go, 1);
+    return go;
+}
+
+static Status work_run(Bench *bench, const Work *work, double started)
+{
+    void *self = NULL;
+    const bool tell = comm_rank(bench->comm) == 0;
+    int64_t rounds = bench_int(bench, "rounds", 0);
+    bench->device.profile = bench_int(bench, "profile", 0) != 0;
+    Status status = work->open(bench, &self);
+    if (!status_failed(status))
+        status = options_all_used(bench);
+    Figures ready = {0};
+    figures_add(&ready, "setup_seconds", profile_seconds() - started);
+    if (!status_failed(status) && tell) {
+        printf("{\"ready\": true, \"setup_seconds\": %.6f}\n", profile_seconds() - started);
+        fflush(stdout);
+    }
+    if (!status_failed(status) && rounds > 0)
+        status = rounds_run(bench, work, self, rounds, tell);
+    while (!status_failed(status) && rounds <= 0 && driver_says_go(bench)) {
+        Figures figures = {0};
+        status = work->once(bench, self, &figures);
+        if (!status_failed(status) && tell)
+            figures_print(&figures);
+    }
+    work->close(bench, self);
+    double peak = peak_bytes(), peaks[64];
+    REQUIRE(comm_size(bench->comm) <= 64, "%d ranks", comm_size(bench->comm));
+    if (!status_failed(status)) {
+        comm_allgather(bench->comm, &peak, sizeof peak, peaks);
+        for (int rank = 1; rank < comm_size(bench->comm); rank++)
+            peaks[0] += peaks[rank];
+        if (tell)
+            printf("{\"peak_bytes\": %.0f}\n", peaks[0]);
+    }
+    return status;
+}
+
+static Status bench_run(Bench *bench, const Work *work, char **words, double started)
+{
+    TRY(options_read(bench, words));
+    TRY(bootstrap_open(&bench->bootstrap));
+    bench->comm = bench->bootstrap.comm;
+    int threads = bootstrap_set_threads(&bench->bootstrap, bench_int(bench, "threads", bench->bootstrap.cores_auto));
+    Status status = device_open_cpu(&bench->device, threads, bench_text(bench, "isa", NULL));
+    if (!status_failed(status)) {
+        TRY(device_arena(&bench->device, &bench->model, "bench", 0));
+        TRY(device_arena(&bench->device, &bench->step, "step", 0));
+        bench->exec = (Exec){&bench->device, &bench->step, NULL};
+        log_info("%s", device_describe(&bench->device));
+        status = work_run(bench, work, started);
+        arena_close(&bench->step);
+        arena_close(&bench->model);
+        device_close(&bench->device);
+    }
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    double started = profile_seconds();
+    bootstrap_calm_threads(argv);
+    const Work *work = NULL;
+    for (int i = 0; i < WORKS; i++)
+        if (argc > 1 && strcmp(works[i]->name, argv[1]) == 0)
+            work = works[i];
+    if (!work) {
+        fprintf(stderr, "bench WORK key=value ... [threads=N] [isa=NAME] [profile=1] [rounds=N]\n");
+        for (int i = 0; i < WORKS; i++)
+            fprintf(stderr, "  %-8s %s\n", works[i]->name, works[i]->help);
+        return (int)STATUS_USAGE;
+    }
+    Bench bench = {0};
+    Status status = bench_run(&bench, work, argv + 2, started);
+    if (status_failed(status))
+        log_error("%s", status_message());
+    if (bench.comm)
+        bootstrap_close(&bench.bootstrap);
+    return (int)status.code;
+}
