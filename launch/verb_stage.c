@@ -44,18 +44,6 @@ static Status lock_stage(Launch *launch, const char *output, const char *stage, 
     return comm_agree(comm, local);
 }
 
-static void print_profile(Device *device)
-{
-    for (int op = 0; op < OP_COUNT; op++) {
-        const OpCounter *counter = &device->counter[op];
-        if (counter->calls == 0)
-            continue;
-        double seconds = counter->seconds > 0 ? counter->seconds : 1e-12;
-        log_info("%-20s %8.3f s %9llu calls %8.1f GFLOP/s %8.1f GB/s", op_name((OpKind)op), counter->seconds,
-                 (unsigned long long)counter->calls, counter->flops / seconds * 1e-9, counter->bytes / seconds * 1e-9);
-    }
-}
-
 Status verb_stage(Launch *launch, int argc, char **argv)
 {
     const StageRow *row = stage_row(argv[0]);
@@ -72,12 +60,9 @@ Status verb_stage(Launch *launch, int argc, char **argv)
     if (!status_failed(status))
         status = lock_stage(launch, run.output, row->name, &lock);
     if (!status_failed(status)) {
-        launch->device.profile = run.profile;
         log_info("%s: %d rank%s on %s", row->name, comm_size(launch->bootstrap.comm),
                  comm_size(launch->bootstrap.comm) == 1 ? "" : "s", device_describe(&launch->device));
         status = row->run(launch->bootstrap.comm, &launch->device, config, NULL);
-        if (run.profile)
-            print_profile(&launch->device);
     }
     lock_stage_release(&lock);
     config_close(&config);

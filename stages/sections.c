@@ -46,7 +46,10 @@ const ConfigKey run_keys[] = {
                       "with flags that suit Open "
                       "MPI, or nothing for one rank. On Slurm: 'srun -n {ranks} -c {threads} {command}'.",
                       .operational = true),
-    CONFIG_KEY_BOOL(RunConfig, profile, "false", "Time every op and print the table at the end.", .operational = true),
+    CONFIG_KEY_BOOL(RunConfig, profile, "false",
+                    "Time every op: at the end a table of time by phase and op beside what the machine could do, and "
+                    "OUTPUT/STAGE/trace.json for chrome://tracing or Perfetto.",
+                    .operational = true),
     {0},
 };
 

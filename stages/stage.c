@@ -7,6 +7,7 @@
 
 #include "core/base/memory.h"
 #include "core/h5/h5.h"
+#include "core/train/profile_report.h"
 #include "stages/inputs.h"
 
 void stage_config_digest(const Config *config, const char *name, char digest[40])
@@ -69,6 +70,10 @@ Status stage_open(Stage *stage, const char *name, Comm *comm, Device *device, co
     config_dump_yaml(config, &stage->yaml);
     stage_config_digest(config, name, stage->config_digest);
     progress_set_interval(stage->run.log_every);
+    if (stage->run.profile && !stage->dry && !device->profile) {
+        comm_barrier(comm); /* ranks share the memory that they measure */
+        TRY(comm_agree(comm, op_profile_open(device)));
+    }
     TRY(comm_agree(comm, stage_list_inputs(stage)));
     return comm_agree_same(comm, "configuration", stage->config_digest);
 }
@@ -205,6 +210,8 @@ void stage_phase(Stage *stage, const char *name)
 {
     stage_measure(stage);
     phase_begin(&stage->timer, name);
+    if (stage->device->profile)
+        op_profile_phase(stage->device->profile, name);
     stage->phase = stage_memory_phase(&stage->memory, name);
 }
 
@@ -216,6 +223,29 @@ static void stage_report_memory(Stage *stage)
     stage_memory_print(&stage->memory, &table);
     log_info("%s memory of one rank, in bytes:\n%.*s", stage->name, (int)table.size - 1, text_string(&table));
     text_free(&table);
+}
+
+Status stage_report_profile(Stage *stage)
+{
+    OpProfile *profile = stage->device->profile;
+    if (!profile)
+        return status_ok();
+    Text table = {0};
+    Status status = status_ok();
+    profile_report(stage->comm, profile, &table);
+    if (comm_rank(stage->comm) == 0) {
+        char *path = text_join_path(stage->directory, "trace.json");
+        status = profile_trace(profile, 0, path);
+        log_info("%s %s%s: the first %lld calls%s", stage->name, text_string(&table), path, (long long)profile->events,
+                 profile->events_dropped ? "" : ", which is all");
+        if (profile->events_dropped)
+            log_info("not in it: %llu calls, %.3f s", (unsigned long long)profile->events_dropped,
+                     profile->seconds_dropped);
+        memory_free(&path);
+    }
+    text_free(&table);
+    op_profile_close(stage->device);
+    return comm_agree(stage->comm, status);
 }
 
 /* One line: what each rank has computed since the process began. */
@@ -241,6 +271,7 @@ Status stage_finish(Stage *stage)
     progress_finish(&stage->progress, text_string(&stage->note));
     stage_report_memory(stage);
     stage_report_work(stage);
+    TRY(stage_report_profile(stage));
     log_info("%s is complete: %s/final.h5", stage->name, stage->directory);
     return status_ok();
 }

@@ -106,6 +106,8 @@ Status stage_save(Stage *stage);
 Status stage_save_when_due(Stage *stage);
 /* Save, say so, and return STATUS_STOPPED. [collective] */
 Status stage_stopped(Stage *stage);
+/* With `profile`: log where the time went, write DIRECTORY/trace.json, and end profiling. [collective] */
+Status stage_report_profile(Stage *stage);
 /* The main model without optimizer, as best.h5. [collective] */
 Status stage_save_best(Stage *stage);
 /* The same as final.h5; stages call stage_finish. [collective] */

@@ -123,6 +123,7 @@ bool stage_should_stop(Stage *stage)
 Status stage_stopped(Stage *stage)
 {
     TRY(stage_save(stage));
+    TRY(stage_report_profile(stage));
     return status_error(STATUS_STOPPED, "%s stopped as asked after step %lld; saved, run it again to go on",
                         stage->name, (long long)stage->step_index);
 }

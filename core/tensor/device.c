@@ -3,7 +3,6 @@
 
 #include <string.h>
 
-#include "core/base/profile.h"
 #include "core/tensor/op_finite.h"
 
 Status device_init(Device *device, const DeviceBackend *backend, void *self, const OpTable *ops, int threads)
@@ -19,6 +18,7 @@ void device_close(Device *device)
 {
     if (!device->backend)
         return;
+    op_profile_close(device);
     arena_close(&device->scratch);
     device->backend->close(device->self);
     *device = (Device){0};
@@ -67,7 +67,7 @@ void device_run(Device *device, OpKind op, const void *args)
         double since = profile_seconds();
         call(device, op, args);
         device_finish(device);
-        counter->seconds += profile_seconds() - since;
+        op_profile_add(device->profile, (int)op, args, since, flops, bytes);
     } else {
         call(device, op, args);
     }
@@ -78,13 +78,33 @@ void device_run(Device *device, OpKind op, const void *args)
 #endif
 }
 
+/* Before and after a transfer of so many bytes; nothing unless profiling. */
+static double transfer_begin(Device *device)
+{
+    if (!device->profile)
+        return 0;
+    device_finish(device);
+    return profile_seconds();
+}
+
+static void transfer_end(Device *device, double since, size_t bytes)
+{
+    if (!device->profile)
+        return;
+    device_finish(device);
+    op_profile_add(device->profile, PROFILE_TRANSFER, NULL, since, 0, (double)bytes);
+}
+
 void tensor_read(Device *device, Tensor tensor, void *host)
 {
     size_t bytes = tensor_bytes(tensor);
     device->reads++;
     device->read_bytes += (double)bytes;
-    if (bytes)
-        device->backend->copy_out(device->self, QUEUE_COMPUTE, host, tensor.data, bytes);
+    if (!bytes)
+        return;
+    double since = transfer_begin(device);
+    device->backend->copy_out(device->self, QUEUE_COMPUTE, host, tensor.data, bytes);
+    transfer_end(device, since, 2 * bytes);
 }
 
 void tensor_write(Device *device, Tensor tensor, const void *host)
@@ -92,8 +112,11 @@ void tensor_write(Device *device, Tensor tensor, const void *host)
     size_t bytes = tensor_bytes(tensor);
     device->writes++;
     device->write_bytes += (double)bytes;
-    if (bytes)
-        device->backend->copy_in(device->self, QUEUE_COMPUTE, tensor.data, host, bytes);
+    if (!bytes)
+        return;
+    double since = transfer_begin(device);
+    device->backend->copy_in(device->self, QUEUE_COMPUTE, tensor.data, host, bytes);
+    transfer_end(device, since, 2 * bytes);
 }
 
 void tensor_copy(Device *device, Tensor to, Tensor from)
@@ -101,14 +124,20 @@ void tensor_copy(Device *device, Tensor to, Tensor from)
     REQUIRE(to.dtype == from.dtype && tensor_count(to) == tensor_count(from),
             "copy of %lld elements of %s into %lld of %s", (long long)tensor_count(from), dtype_name(from.dtype),
             (long long)tensor_count(to), dtype_name(to.dtype));
-    if (tensor_count(to))
-        device->backend->copy(device->self, QUEUE_COMPUTE, to.data, from.data, tensor_bytes(to));
+    if (!tensor_count(to))
+        return;
+    double since = transfer_begin(device);
+    device->backend->copy(device->self, QUEUE_COMPUTE, to.data, from.data, tensor_bytes(to));
+    transfer_end(device, since, 2 * tensor_bytes(to));
 }
 
 void tensor_zero(Device *device, Tensor tensor)
 {
-    if (tensor_count(tensor))
-        device->backend->zero(device->self, QUEUE_COMPUTE, tensor.data, tensor_bytes(tensor));
+    if (!tensor_count(tensor))
+        return;
+    double since = transfer_begin(device);
+    device->backend->zero(device->self, QUEUE_COMPUTE, tensor.data, tensor_bytes(tensor));
+    transfer_end(device, since, tensor_bytes(tensor));
 }
 
 DeviceEvent device_record(Device *device, DeviceQueue queue)
@@ -133,7 +162,6 @@ OpCounter device_total(const Device *device)
         total.calls += device->counter[op].calls;
         total.flops += device->counter[op].flops;
         total.bytes += device->counter[op].bytes;
-        total.seconds += device->counter[op].seconds;
     }
     return total;
 }

@@ -9,6 +9,7 @@
 #define CORE_TENSOR_DEVICE_H
 
 #include "core/base/arena.h"
+#include "core/tensor/op_profile.h"
 #include "core/tensor/ops.h"
 #include "core/tensor/tensor.h"
 
@@ -40,7 +41,6 @@ typedef struct DeviceBackend {
 typedef struct OpCounter {
     uint64_t calls;
     double flops, bytes; /* arithmetic asked for, and memory traffic if every operand moves once */
-    double seconds;      /* only while device->profile */
 } OpCounter;
 
 typedef struct Device {
@@ -48,8 +48,8 @@ typedef struct Device {
     void *self;
     const OpTable *ops;
     int threads;
-    bool profile;
-    Arena scratch; /* rewound by every op */
+    OpProfile *profile; /* NULL: no clock is read */
+    Arena scratch;      /* rewound by every op */
     OpCounter counter[OP_COUNT];
     uint64_t reads, writes; /* host <-> device transfers, for tests that pin them */
     double read_bytes, write_bytes;
