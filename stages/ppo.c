@@ -204,8 +204,7 @@ static void ppo_log_update(Ppo *ppo)
     stage_log(stage, "stopped_early", (double)update->stopped_early, false);
 }
 
-/* One iteration, or the rest of an interrupted one. */
-static Status ppo_iterate(Ppo *ppo)
+Status ppo_iterate(Ppo *ppo)
 {
     Stage *stage = &ppo->stage;
     if (ppo->phase == PPO_SAMPLE) {
@@ -343,7 +342,7 @@ static Status ppo_read_rollout(Ppo *ppo, const char *path)
     return status_ok();
 }
 
-static Status ppo_resume(Ppo *ppo)
+Status ppo_resume(Ppo *ppo)
 {
     Stage *stage = &ppo->stage;
     bool resumed = false;

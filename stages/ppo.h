@@ -61,6 +61,10 @@ typedef struct Ppo {
 
 /* Read the section, open models, data, rewards and trainers. *complete: final.h5 is there already, and nothing was opened. [collective] */
 Status ppo_open(Ppo *ppo, Comm *comm, Device *device, const Config *config, bool *complete);
+/* Go on from the newest checkpoint, or begin. [collective] */
+Status ppo_resume(Ppo *ppo);
+/* One iteration, or the rest of an interrupted one. [collective] */
+Status ppo_iterate(Ppo *ppo);
 /* `memory` as stage_close's. */
 void ppo_close(Ppo *ppo, StageMemory *memory);
 /* The iteration up to its update: sample, score, evaluate, advantages. [collective] */

@@ -14,7 +14,7 @@
 #include "kernels/cpu/device_cpu.h"
 #include "tests/bench/work.h"
 
-static const Work *const works[] = {&work_machine, &work_train, &work_adamw, &work_decode, &work_prefill};
+static const Work *const works[] = {&work_machine, &work_train, &work_adamw, &work_decode, &work_prefill, &work_ppo};
 enum { WORKS = sizeof works / sizeof *works };
 
 static Status options_read(Bench *bench, char **words)

@@ -52,6 +52,7 @@ typedef struct Work {
 extern const Work work_train, work_adamw;    /* work_train.c */
 extern const Work work_decode, work_prefill; /* work_generate.c */
 extern const Work work_machine;              /* work_machine.c */
+extern const Work work_ppo;                  /* work_ppo.c */
 
 /* "260k", "gpt2-124m", "smol-135m": the shapes of stories260K, GPT-2 and SmolLM2-135M (work.c). */
 Status shape_named(const char *name, ModelShape *shape);

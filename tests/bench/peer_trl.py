@@ -1,0 +1,123 @@
+"""peer_trl.py -- whole PPO iterations of TRL's experimental PPOTrainer, to stand beside work_ppo.c.
+
+    peer_trl.py shape=gpt2-124m batch=8 prompt=32 new=32 epochs=4 minibatches=1 threads=2
+
+PPOTrainer.train() is one loop; a callback at the end of each update holds it until the driver's next "go". So a round goes from the start of an
+update (the sampling of prompts) to the start of the next. The four models have random weights; no end token exists, and the padding id lies
+outside the vocabulary, so every response has `new` tokens and none is masked, as on our side. Its best settings here: no bf16 and no gradient
+checkpointing (its defaults, both slower on a CPU), fused AdamW, sdpa attention, all responses generated and scored in one batch.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+
+STARTED = time.perf_counter()
+OPTIONS = dict(shape="gpt2-124m", batch=8, prompt=32, new=32, epochs=4, minibatches=1, threads=2)
+
+
+class End(Exception):
+    """The driver has said "end"."""
+
+
+def tell(**figures):
+    print(json.dumps(figures), file=sys.__stdout__, flush=True)
+
+
+def peak_bytes():
+    with open("/proc/self/status") as status:
+        return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+
+def wait_for_go():
+    if not sys.stdin.readline().startswith("go"):
+        raise End
+
+
+def config_of(shape):
+    from transformers import GPT2Config, LlamaConfig
+
+    if shape == "260k":
+        return LlamaConfig(vocab_size=512, hidden_size=64, intermediate_size=172, num_hidden_layers=5, num_attention_heads=8,
+                           num_key_value_heads=4, max_position_embeddings=512, rms_norm_eps=1e-5, tie_word_embeddings=True,
+                           bos_token_id=None, eos_token_id=None)
+    if shape == "gpt2-124m":
+        return GPT2Config(bos_token_id=None, eos_token_id=None, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    raise SystemExit(f"shape={shape}: expected 260k or gpt2-124m")
+
+
+def models(shape):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    torch.manual_seed(1)
+    config = config_of(shape)
+    policy = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    reference = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    reference.load_state_dict(policy.state_dict())
+    config.num_labels = 1
+    value, reward = (AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa") for _ in range(2))
+    return policy, reference, value, reward
+
+
+def tokenizer_stub(vocab):
+    """What PPOTrainer asks of a tokenizer: an end token and a padding token, neither of which a model can draw."""
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{id}": id for id in range(vocab)} | {"<pad>": vocab, "<end>": vocab + 1}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<pad>"))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<end>")
+
+
+def main():
+    options = OPTIONS | dict(word.split("=", 1) for word in sys.argv[1:])
+    number = {key: int(options[key]) for key in OPTIONS if key != "shape"}
+    os.environ["OMP_NUM_THREADS"] = str(number["threads"])
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    sys.stdout = sys.stderr  # the trainer prints there
+    import torch
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    torch.set_num_threads(number["threads"])
+    policy, reference, value, reward = models(options["shape"])
+    vocab = policy.config.vocab_size
+    batch = number["batch"]
+
+    class Rounds(TrainerCallback):
+        def on_train_begin(self, args, state, control, **rest):
+            tell(ready=True, setup_seconds=time.perf_counter() - STARTED)
+            wait_for_go()
+            self.since = time.perf_counter()
+
+        def on_step_end(self, args, state, control, **rest):
+            tell(seconds=time.perf_counter() - self.since, new_tokens=batch * number["new"])
+            wait_for_go()
+            self.since = time.perf_counter()
+
+    prompts = torch.randint(vocab, (4 * batch, number["prompt"]), generator=torch.Generator().manual_seed(7)).tolist()
+    with tempfile.TemporaryDirectory() as directory:
+        config = PPOConfig(
+            output_dir=directory, per_device_train_batch_size=batch, gradient_accumulation_steps=1, total_episodes=batch * 10000,
+            num_ppo_epochs=number["epochs"], num_mini_batches=number["minibatches"], local_rollout_forward_batch_size=batch,
+            response_length=number["new"], temperature=1.0, stop_token=None, num_sample_generations=0, use_cpu=True,
+            bf16=False, gradient_checkpointing=False, optim="adamw_torch_fused", learning_rate=1e-6, save_strategy="no",
+            report_to=[], disable_tqdm=True, logging_strategy="no", seed=1)
+        trainer = PPOTrainer(
+            args=config, processing_class=tokenizer_stub(vocab), model=policy, ref_model=reference, reward_model=reward,
+            value_model=value, train_dataset=Dataset.from_dict({"input_ids": prompts}),
+            data_collator=lambda rows: {"input_ids": torch.tensor([row["input_ids"] for row in rows])}, callbacks=[Rounds()])
+        try:
+            trainer.train()
+        except End:
+            pass
+    tell(peak_bytes=peak_bytes())
+
+
+if __name__ == "__main__":
+    main()
