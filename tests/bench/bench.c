@@ -11,10 +11,13 @@
 
 #include "core/base/log.h"
 #include "core/base/profile.h"
+#include "core/base/text.h"
+#include "core/train/profile_report.h"
 #include "kernels/cpu/device_cpu.h"
 #include "tests/bench/work.h"
 
-static const Work *const works[] = {&work_machine, &work_train, &work_adamw, &work_decode, &work_prefill, &work_ppo};
+static const Work *const works[] = {&work_machine, &work_train, &work_adamw,   &work_decode,
+                                    &work_prefill, &work_score, &work_lengths, &work_ppo};
 enum { WORKS = sizeof works / sizeof *works };
 
 static Status options_read(Bench *bench, char **words)
@@ -60,44 +63,27 @@ static void figures_print(const Figures *figures)
     fflush(stdout);
 }
 
-/* Where the rounds' time went. "between ops" is everything that is no op: the host's own work, and copies. */
-static void profile_print(const Device *device, double seconds, int64_t rounds)
+/* For a person: `rounds` rounds after one that warms up, and on request where their time went. */
+static Status rounds_run(Bench *bench, const Work *work, void *self, int64_t rounds, bool tell, bool profile)
 {
-    double ops = 0, per = 1.0 / (double)rounds;
-    for (int op = 0; op < OP_COUNT; op++)
-        ops += device->counter[op].seconds;
-    printf("%-20s %8s %10s %6s %10s %8s   (each per round, %.6f s)\n", "op", "calls", "ms", "%", "GFLOP/s", "GB/s",
-           seconds * per);
-    for (int op = 0; op < OP_COUNT; op++) {
-        const OpCounter *c = &device->counter[op];
-        if (c->calls)
-            printf("%-20s %8.0f %10.3f %6.1f %10.1f %8.1f\n", op_name((OpKind)op), (double)c->calls * per,
-                   1e3 * c->seconds * per, 100 * c->seconds / seconds, 1e-9 * c->flops / c->seconds,
-                   1e-9 * c->bytes / c->seconds);
-    }
-    printf("%-20s %8s %10.3f %6.1f\n", "between ops", "", 1e3 * (seconds - ops) * per, 100 * (seconds - ops) / seconds);
-}
-
-/* For a person: `rounds` rounds after one that warms up. */
-static Status rounds_run(Bench *bench, const Work *work, void *self, int64_t rounds, bool tell)
-{
-    double seconds = 0;
-    bool profile = bench->device.profile;
-    bench->device.profile = false;
     for (int64_t round = -1; round < rounds; round++) {
-        if (round == 0) {
-            device_counters_reset(&bench->device);
-            bench->device.profile = profile;
+        if (round == 0 && profile) {
+            TRY(op_profile_open(&bench->device));
+            op_profile_phase(bench->device.profile, "rounds");
         }
         Figures figures = {0};
-        double since = profile_seconds();
         TRY(work->once(bench, self, &figures));
-        seconds += round >= 0 ? profile_seconds() - since : 0;
         if (tell)
             figures_print(&figures);
     }
-    if (tell && profile && seconds > 0)
-        profile_print(&bench->device, seconds, rounds);
+    if (profile) {
+        Text table = {0};
+        profile_report(bench->comm, bench->device.profile, &table);
+        if (tell)
+            puts(text_string(&table));
+        text_free(&table);
+        op_profile_close(&bench->device);
+    }
     return status_ok();
 }
 
@@ -116,18 +102,16 @@ static Status work_run(Bench *bench, const Work *work, double started)
     void *self = NULL;
     const bool tell = comm_rank(bench->comm) == 0;
     int64_t rounds = bench_int(bench, "rounds", 0);
-    bench->device.profile = bench_int(bench, "profile", 0) != 0;
+    const bool profile = bench_int(bench, "profile", 0) != 0;
     Status status = work->open(bench, &self);
     if (!status_failed(status))
         status = options_all_used(bench);
-    Figures ready = {0};
-    figures_add(&ready, "setup_seconds", profile_seconds() - started);
     if (!status_failed(status) && tell) {
         printf("{\"ready\": true, \"setup_seconds\": %.6f}\n", profile_seconds() - started);
         fflush(stdout);
     }
     if (!status_failed(status) && rounds > 0)
-        status = rounds_run(bench, work, self, rounds, tell);
+        status = rounds_run(bench, work, self, rounds, tell, profile);
     while (!status_failed(status) && rounds <= 0 && driver_says_go(bench)) {
         Figures figures = {0};
         status = work->once(bench, self, &figures);

@@ -1,8 +1,11 @@
 /* work.c -- what several works share: options, figures, the shapes that rows are about, random weights and tokens. */
 #include "tests/bench/work.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "core/base/memory.h"
 
 const char *bench_text(Bench *bench, const char *key, const char *otherwise)
 {
@@ -103,4 +106,27 @@ void tokens_random(uint64_t seed, int64_t vocab, int64_t count, int32_t *token)
     RngStream stream = rng_stream(seed, RNG_TEST, 0, 0);
     for (int64_t i = 0; i < count; i++)
         token[i] = (int32_t)rng_below(stream, (uint64_t)i, (uint64_t)vocab);
+}
+
+Status lengths_read(const char *path, int64_t count, int64_t each, int64_t **length, int64_t *total, int64_t *longest)
+{
+    *length = memory_new((size_t)count, sizeof **length);
+    *total = *longest = 0;
+    FILE *file = path ? fopen(path, "r") : NULL;
+    if (path && !file)
+        return status_error(STATUS_IO, "cannot read %s", path);
+    for (int64_t i = 0; i < count; i++) {
+        long long one = each;
+        if (file && (fscanf(file, "%lld", &one) != 1 || one < 1)) {
+            fclose(file);
+            return status_error(STATUS_INPUT, "%s: expected %lld lengths, found %lld", path, (long long)count,
+                                (long long)i);
+        }
+        (*length)[i] = one;
+        *total += one;
+        *longest = one > *longest ? one : *longest;
+    }
+    if (file)
+        fclose(file);
+    return status_ok();
 }

@@ -51,6 +51,7 @@ typedef struct Work {
 
 extern const Work work_train, work_adamw;    /* work_train.c */
 extern const Work work_decode, work_prefill; /* work_generate.c */
+extern const Work work_score, work_lengths;  /* work_score.c */
 extern const Work work_machine;              /* work_machine.c */
 extern const Work work_ppo;                  /* work_ppo.c */
 
@@ -60,5 +61,7 @@ Status shape_named(const char *name, ModelShape *shape);
 Status model_random(Bench *bench, const char *shape, HeadKind head, Model *model);
 /* `count` token ids below `vocab`, a function of `seed` alone. */
 void tokens_random(uint64_t seed, int64_t vocab, int64_t count, int32_t *token);
+/* Lengths of `count` sequences in tokens: `each`, or one per line of a file. memory_free *length. */
+Status lengths_read(const char *path, int64_t count, int64_t each, int64_t **length, int64_t *total, int64_t *longest);
 
 #endif

@@ -2,9 +2,6 @@
  *
  * The step is SFT's (stages/sft.c): units of packed sequences, next-token loss on every position, backward, gradient norm and clipping, AdamW.
  * A sequence of T + 1 tokens feeds T and predicts T. */
-#include <stdio.h>
-#include <string.h>
-
 #include "core/base/memory.h"
 #include "core/base/profile.h"
 #include "core/data/batch.h"
@@ -59,30 +56,6 @@ static Status train_unit(void *context, int64_t index, Exec *exec, Tensor stats)
     return status_ok();
 }
 
-/* Lengths of all sequences: `tokens` each, or one per line of a file. */
-static Status lengths_read(Train *train, const char *path, int64_t tokens)
-{
-    int64_t count = train->steps * train->batch;
-    train->length = memory_new((size_t)count, sizeof *train->length);
-    FILE *file = path ? fopen(path, "r") : NULL;
-    if (path && !file)
-        return status_error(STATUS_IO, "cannot read %s", path);
-    for (int64_t i = 0; i < count; i++) {
-        long long length = tokens;
-        if (file && (fscanf(file, "%lld", &length) != 1 || length < 1)) {
-            fclose(file);
-            return status_error(STATUS_INPUT, "%s: expected %lld lengths, found %lld", path, (long long)count,
-                                (long long)i);
-        }
-        train->length[i] = length;
-        train->tokens += length;
-        train->longest = length > train->longest ? length : train->longest;
-    }
-    if (file)
-        fclose(file);
-    return status_ok();
-}
-
 static Status train_open(Bench *bench, void **self)
 {
     Train *train = memory_new(1, sizeof *train);
@@ -91,7 +64,8 @@ static Status train_open(Bench *bench, void **self)
     train->steps = bench_int(bench, "steps", 1);
     train->unit_tokens = bench_int(bench, "unit_tokens", 4096);
     const char *lengths = bench_text(bench, "lengths", NULL);
-    TRY(lengths_read(train, lengths, bench_int(bench, "tokens", 256)));
+    TRY(lengths_read(lengths, train->steps * train->batch, bench_int(bench, "tokens", 256), &train->length,
+                     &train->tokens, &train->longest));
     TRY(model_random(bench, bench_text(bench, "shape", "gpt2-124m"), HEAD_LM, &train->model));
     if (train->longest > train->model.shape.positions_max)
         return status_error(STATUS_USAGE, "tokens=%lld: the shape has %lld positions", (long long)train->longest,
