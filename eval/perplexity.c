@@ -135,9 +135,9 @@ static Status logprob_unit(void *context, const SequenceList *list, int64_t from
     int32_t *index = memory_new((size_t)rows, sizeof *index), *target = memory_new((size_t)rows, sizeof *target);
     for (int64_t i = 0; i < sequences; i++) {
         int64_t end = list->start[from + i + 1] - list->start[from];
-        int64_t wanted = list->result_start[from + i + 1] - list->result_start[from + i];
+        int64_t results = list->result_start[from + i + 1] - list->result_start[from + i];
         start[i + 1] = (int32_t)end;
-        for (int64_t t = end - wanted; t < end; t++, row++) {
+        for (int64_t t = end - results; t < end; t++, row++) {
             index[row] = (int32_t)t - 1;
             target[row] = list->token[list->start[from] + t];
         }
@@ -146,14 +146,13 @@ static Status logprob_unit(void *context, const SequenceList *list, int64_t from
     TokenBatch batch = token_batch_make(device, &self->step, list->token + list->start[from], start, sequences, NULL);
     DCHECK(batch.rows.tokens == tokens, "%lld tokens", (long long)tokens);
     (void)tokens;
-    Tensor hidden = model_hidden(&self->model, &self->exec, &batch, NULL);
-    Tensor rows_index = tensor_new1(&self->step, DTYPE_I32, rows), targets = tensor_new1(&self->step, DTYPE_I32, rows);
-    tensor_write(device, rows_index, index);
+    Tensor wanted = tensor_new1(&self->step, DTYPE_I32, rows), targets = tensor_new1(&self->step, DTYPE_I32, rows);
+    tensor_write(device, wanted, index);
     tensor_write(device, targets, target);
+    Tensor hidden = model_hidden(&self->model, &self->exec, &batch, wanted, NULL);
     Tensor logprob = tensor_new1(&self->step, DTYPE_F32, rows);
     VocabularyHead head = model_vocabulary_head(&self->model, 1);
-    head_logprobs(&self->exec, &head, gather_forward(&self->exec, hidden, rows_index), targets, logprob,
-                  tensor_absent());
+    head_logprobs(&self->exec, &head, hidden, targets, logprob, tensor_absent());
     tensor_read(device, logprob, result + list->result_start[from]);
     arena_rewind(&self->step, mark);
     memory_free(&target);

@@ -94,10 +94,10 @@ static void score_unit(const RewardModel *judge, Exec *exec, const int32_t *cons
     size_t mark = arena_mark(exec->step);
     Exec inference = {exec->device, exec->step, NULL};
     TokenBatch batch = token_batch_make(exec->device, exec->step, flat, start, sequences, NULL);
-    Tensor hidden = model_hidden(&judge->model, &inference, &batch, NULL);
-    Tensor index = tensor_new1(exec->step, DTYPE_I32, sequences);
-    tensor_write(exec->device, index, last);
-    Tensor reward = model_score(&judge->model, &inference, gather_forward(&inference, hidden, index));
+    Tensor wanted = tensor_new1(exec->step, DTYPE_I32, sequences);
+    tensor_write(exec->device, wanted, last);
+    Tensor hidden = model_hidden(&judge->model, &inference, &batch, wanted, NULL);
+    Tensor reward = model_score(&judge->model, &inference, hidden);
     tensor_read(exec->device, reward, score + from);
     arena_rewind(exec->step, mark);
     memory_free(&flat);

@@ -60,22 +60,21 @@ static Status ppo_evaluate_unit(void *context, int64_t unit, Exec *exec, Tensor 
     Tensor logprob = tensor_new1(exec->step, DTYPE_F32, rows), entropy = tensor_new1(exec->step, DTYPE_F32, rows);
     size_t mark = arena_mark(exec->step);
 
-    Tensor hidden = model_hidden(&ppo->actor, exec, &ppo->unit.batch, NULL);
+    Tensor hidden = model_hidden(&ppo->actor, exec, &ppo->unit.batch, ppo->unit.wanted, NULL);
     VocabularyHead head = model_vocabulary_head(&ppo->actor, temperature);
-    head_logprobs(exec, &head, unit_batch_gather(&ppo->unit, exec, hidden), ppo->unit.targets, logprob, entropy);
+    head_logprobs(exec, &head, hidden, ppo->unit.targets, logprob, entropy);
     tensor_read(exec->device, logprob, rollout->old_logprob + first);
     moments(exec, entropy, 0, stats);
     arena_rewind(exec->step, mark);
 
-    hidden = model_hidden(&ppo->reference, exec, &ppo->unit.batch, NULL);
+    hidden = model_hidden(&ppo->reference, exec, &ppo->unit.batch, ppo->unit.wanted, NULL);
     head = model_vocabulary_head(&ppo->reference, temperature);
-    head_logprobs(exec, &head, unit_batch_gather(&ppo->unit, exec, hidden), ppo->unit.targets, logprob,
-                  tensor_absent());
+    head_logprobs(exec, &head, hidden, ppo->unit.targets, logprob, tensor_absent());
     tensor_read(exec->device, logprob, rollout->reference_logprob + first);
     arena_rewind(exec->step, mark);
 
-    hidden = model_hidden(&ppo->critic, exec, &ppo->unit.batch, NULL);
-    Tensor value = model_score(&ppo->critic, exec, unit_batch_gather(&ppo->unit, exec, hidden));
+    hidden = model_hidden(&ppo->critic, exec, &ppo->unit.batch, ppo->unit.wanted, NULL);
+    Tensor value = model_score(&ppo->critic, exec, hidden);
     tensor_read(exec->device, value, rollout->value + first);
     return status_ok();
 }

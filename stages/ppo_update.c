@@ -23,8 +23,7 @@ static Status ppo_actor_unit(void *context, int64_t index, Exec *exec, Tensor st
     if (ppo->unit.rows == 0)
         return status_ok();
     unit_batch_upload(&ppo->unit, exec);
-    Tensor hidden = model_hidden(&ppo->actor, exec, &ppo->unit.batch, NULL);
-    Tensor rows = unit_batch_gather(&ppo->unit, exec, hidden);
+    Tensor hidden = model_hidden(&ppo->actor, exec, &ppo->unit.batch, ppo->unit.wanted, NULL);
     VocabularyHead head = model_vocabulary_head(&ppo->actor, (float)ppo->config.temperature);
     PolicyTerms terms = {
         .old_logprob = ppo_column(ppo, unit, exec, ppo->rollout.old_logprob),
@@ -34,7 +33,7 @@ static Status ppo_actor_unit(void *context, int64_t index, Exec *exec, Tensor st
         .clip_high = (float)ppo->config.clip_high,
         .entropy_coefficient = (float)ppo->config.entropy_coefficient,
     };
-    head_policy(exec, &head, rows, ppo->unit.targets, &terms, tensor_absent(), stats);
+    head_policy(exec, &head, hidden, ppo->unit.targets, &terms, tensor_absent(), stats);
     tape_backward(exec);
     return status_ok();
 }
@@ -47,8 +46,8 @@ static Status ppo_critic_unit(void *context, int64_t index, Exec *exec, Tensor s
     if (ppo->unit.rows == 0)
         return status_ok();
     unit_batch_upload(&ppo->unit, exec);
-    Tensor hidden = model_hidden(&ppo->critic, exec, &ppo->unit.batch, NULL);
-    Tensor value = model_score(&ppo->critic, exec, unit_batch_gather(&ppo->unit, exec, hidden));
+    Tensor hidden = model_hidden(&ppo->critic, exec, &ppo->unit.batch, ppo->unit.wanted, NULL);
+    Tensor value = model_score(&ppo->critic, exec, hidden);
     value_loss(exec, value, ppo_column(ppo, unit, exec, ppo->rollout.value),
                ppo_column(ppo, unit, exec, ppo->rollout.returns), ppo->unit.weights, (float)ppo->config.value_clip,
                (float)ppo->config.value_coefficient, stats);

@@ -56,8 +56,8 @@ static Status rm_unit(void *context, int64_t index, Exec *exec, Tensor stats)
         rm->group_start[g + 1] = (int32_t)rm->unit.rows;
     }
     unit_batch_upload(&rm->unit, exec);
-    Tensor hidden = model_hidden(&rm->model, exec, &rm->unit.batch, NULL);
-    Tensor reward = model_score(&rm->model, exec, unit_batch_gather(&rm->unit, exec, hidden));
+    Tensor hidden = model_hidden(&rm->model, exec, &rm->unit.batch, rm->unit.wanted, NULL);
+    Tensor reward = model_score(&rm->model, exec, hidden);
     Tensor strength = unit_batch_floats(exec, rm->strength, rm->unit.rows);
     Tensor weight = unit_batch_floats(exec, rm->group_weight, groups);
     Tensor start = unit_batch_ints(exec, rm->group_start, groups + 1);

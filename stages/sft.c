@@ -46,10 +46,9 @@ static Status sft_unit(void *context, int64_t index, Exec *exec, Tensor stats)
     if (sft->unit.rows == 0)
         return status_ok();
     unit_batch_upload(&sft->unit, exec);
-    Tensor hidden = model_hidden(&sft->model, exec, &sft->unit.batch, NULL);
-    Tensor rows = unit_batch_gather(&sft->unit, exec, hidden);
+    Tensor hidden = model_hidden(&sft->model, exec, &sft->unit.batch, sft->unit.wanted, NULL);
     VocabularyHead head = model_vocabulary_head(&sft->model, 1.0f);
-    head_nll(exec, &head, rows, sft->unit.targets, sft->unit.weights, tensor_absent(), stats);
+    head_nll(exec, &head, hidden, sft->unit.targets, sft->unit.weights, tensor_absent(), stats);
     if (exec->tape)
         tape_backward(exec);
     return status_ok();

@@ -31,6 +31,8 @@ void unit_batch_row(UnitBatch *unit, int64_t position, int32_t target, float wei
 {
     int32_t first = unit->start[unit->sequences - 1];
     REQUIRE(position >= 0 && first + position < unit->tokens, "row %lld outside its sequence", (long long)position);
+    REQUIRE(unit->rows == 0 || unit->row[unit->rows - 1] < first + position, "row %lld is not after the one before",
+            (long long)position);
     memory_reserve(&unit->row, unit->rows, &unit->row_capacity);
     memory_reserve(&unit->target, unit->rows, &unit->target_capacity);
     memory_reserve(&unit->weight, unit->rows, &unit->weight_capacity);
@@ -59,14 +61,9 @@ void unit_batch_upload(UnitBatch *unit, Exec *exec)
     unit->batch = token_batch_make(exec->device, exec->step, unit->token, unit->start, unit->sequences, NULL);
     if (unit->rows == 0)
         return;
-    unit->row_index = unit_batch_ints(exec, unit->row, unit->rows);
+    unit->wanted = unit->rows < unit->tokens ? unit_batch_ints(exec, unit->row, unit->rows) : tensor_absent();
     unit->targets = unit_batch_ints(exec, unit->target, unit->rows);
     unit->weights = unit_batch_floats(exec, unit->weight, unit->rows);
-}
-
-Tensor unit_batch_gather(const UnitBatch *unit, Exec *exec, Tensor hidden)
-{
-    return gather_forward(exec, hidden, unit->row_index);
 }
 
 void unit_batch_free(UnitBatch *unit)

@@ -14,18 +14,17 @@ typedef struct UnitBatch {
     int64_t tokens_capacity, sequences_capacity, row_capacity, target_capacity, weight_capacity;
     /* On the device, in the step arena, after unit_batch_upload. */
     TokenBatch batch;
-    Tensor row_index, targets; /* (rows) I32 */
-    Tensor weights;            /* (rows) F32 */
+    Tensor wanted;  /* (rows) I32, for model_hidden; absent where every token is a row */
+    Tensor targets; /* (rows) I32 */
+    Tensor weights; /* (rows) F32 */
 } UnitBatch;
 
 void unit_batch_begin(UnitBatch *unit);
 /* Append a sequence; `count` >= 1. */
 void unit_batch_sequence(UnitBatch *unit, const int32_t *token, int64_t count);
-/* The hidden state at `position` of the sequence appended last is a row: it predicts `target` (or is scored: target -1 is stored as 0). */
+/* The hidden state at `position` of the sequence appended last is a row: it predicts `target` (or is scored: target -1 is stored as 0). Positions ascend. */
 void unit_batch_row(UnitBatch *unit, int64_t position, int32_t target, float weight);
 void unit_batch_upload(UnitBatch *unit, Exec *exec);
-/* Hidden states of the rows: (rows, width). */
-Tensor unit_batch_gather(const UnitBatch *unit, Exec *exec, Tensor hidden);
 /* `count` floats, or int32s, from the host as a device tensor of one dimension. */
 Tensor unit_batch_floats(Exec *exec, const float *values, int64_t count);
 Tensor unit_batch_ints(Exec *exec, const int32_t *values, int64_t count);

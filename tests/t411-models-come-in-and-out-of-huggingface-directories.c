@@ -120,7 +120,7 @@ static void compare_logits(Golden *golden)
     int64_t vocab = tiny->model.shape.vocab, stored = model_shape_vocab_stored(&tiny->model.shape), count;
     TokenBatch batch =
         token_batch_make(&tiny->device, &tiny->step, golden->tokens, golden->start, golden->sequences, NULL);
-    Tensor hidden = model_hidden(&tiny->model, &tiny->exec, &batch, NULL);
+    Tensor hidden = model_hidden(&tiny->model, &tiny->exec, &batch, tensor_absent(), NULL);
     VocabularyHead head = model_vocabulary_head(&tiny->model, 1);
     Tensor logits = head_logits(&tiny->exec, &head, hidden);
     float *mine = memory_new((size_t)(golden->count * stored), sizeof *mine);
@@ -176,7 +176,7 @@ static void test_score_head(void **state)
     Exec exec = tiny_train_exec(tiny);
     TokenBatch batch =
         token_batch_make(&tiny->device, &tiny->step, golden.tokens, golden.start, golden.sequences, NULL);
-    Tensor hidden = model_hidden(&tiny->model, &exec, &batch, NULL);
+    Tensor hidden = model_hidden(&tiny->model, &exec, &batch, tensor_absent(), NULL);
     Tensor score = model_score(&tiny->model, &exec, hidden);
     float *wanted = golden_array(&golden, "score", NULL), *target = golden_array(&golden, "target", NULL);
     float *loss = golden_array(&golden, "loss", NULL);

@@ -94,7 +94,7 @@ static void test_stories(void **state)
     for (int s = 0; s < count; s++) {
         int32_t one[2] = {0, stories[s].prompt_count};
         TokenBatch batch = token_batch_make(&tiny.device, &tiny.step, stories[s].prompt, one, 1, NULL);
-        Tensor hidden = model_hidden(&tiny.model, &tiny.exec, &batch, NULL);
+        Tensor hidden = model_hidden(&tiny.model, &tiny.exec, &batch, tensor_absent(), NULL);
         VocabularyHead head = model_vocabulary_head(&tiny.model, 1);
         float logits[512];
         tensor_read(&tiny.device, head_logits(&tiny.exec, &head, tensor_rows(hidden, one[1] - 1, 1)), logits);

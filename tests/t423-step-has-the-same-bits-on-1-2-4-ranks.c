@@ -120,7 +120,7 @@ static Status language_unit(void *context, int64_t unit, Exec *exec, Tensor stat
     Tensor wanted = tensor_new1(exec->step, DTYPE_I32, tokens), weights = tensor_new1(exec->step, DTYPE_F32, tokens);
     tensor_write(exec->device, wanted, target);
     tensor_write(exec->device, weights, weight);
-    Tensor hidden = model_hidden(&world->model, exec, &batch, NULL);
+    Tensor hidden = model_hidden(&world->model, exec, &batch, tensor_absent(), NULL);
     VocabularyHead head = model_vocabulary_head(&world->model, 1.0f);
     head_nll(exec, &head, hidden, wanted, weights, tensor_absent(), stats);
     if (exec->tape)

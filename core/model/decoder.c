@@ -2,7 +2,8 @@
  *
  * Norms are chained with the residual: (sum, normalised) = norm(block's output, residual), so that each block's output
  * is added and normalised in one visit. Without a tape the activations of a layer die with it: the two tensors that go
- * on are copied out and the step arena is rewound, so inference needs the memory of one layer. */
+ * on are copied out and the step arena is rewound, so inference needs the memory of one layer. Rows meet each other in
+ * attention alone, so after the last one only the rows that somebody reads go on. */
 #include <math.h>
 
 #include "core/model/model.h"
@@ -20,6 +21,7 @@ static Tensor kv_layer(const Model *model, Tensor all, const KvCache *cache, int
     return tensor_at((float *)all.data + layer * floats, DTYPE_F32, 4, dims);
 }
 
+/* What attention mixes for each token, before the projection. */
 static Tensor attention_block(const Model *model, Exec *exec, const TokenBatch *batch, const KvUse *use, int64_t layer,
                               Tensor x)
 {
@@ -39,10 +41,8 @@ static Tensor attention_block(const Model *model, Exec *exec, const TokenBatch *
             .past = use->past,
             .pairs = use->pairs,
         };
-    Tensor mixed = attention_forward(exec, qkv, &batch->rows, shape->heads, shape->kv_heads, shape->head_dim, scale,
-                                     use ? &view : NULL);
-    return linear_forward(exec, mixed, params_of(params, VIEW_PROJECTION_WEIGHT, layer),
-                          params_of(params, VIEW_PROJECTION_BIAS, layer));
+    return attention_forward(exec, qkv, &batch->rows, shape->heads, shape->kv_heads, shape->head_dim, scale,
+                             use ? &view : NULL);
 }
 
 static Tensor mlp_block(const Model *model, Exec *exec, int64_t layer, Tensor x)
@@ -62,11 +62,19 @@ static NormOutput norm_of(const Model *model, Exec *exec, ViewKind gain, ViewKin
                         params_of(params, bias, layer), model->shape.norm_epsilon);
 }
 
-static Stream layer_forward(const Model *model, Exec *exec, const TokenBatch *batch, const KvUse *use, int64_t layer,
-                            Stream stream)
+/* `wanted`: rows that go on after attention; absent: all. */
+static Stream layer_forward(const Model *model, Exec *exec, const TokenBatch *batch, Tensor wanted, const KvUse *use,
+                            int64_t layer, Stream stream)
 {
+    const Params *params = &model->params;
     NormOutput before = norm_of(model, exec, VIEW_ATTENTION_NORM_GAIN, VIEW_ATTENTION_NORM_BIAS, layer, stream);
-    stream.x = attention_block(model, exec, batch, use, layer, before.normalised);
+    Tensor mixed = attention_block(model, exec, batch, use, layer, before.normalised);
+    if (tensor_present(wanted)) {
+        mixed = gather_forward(exec, mixed, wanted);
+        before.sum = gather_forward(exec, before.sum, wanted);
+    }
+    stream.x = linear_forward(exec, mixed, params_of(params, VIEW_PROJECTION_WEIGHT, layer),
+                              params_of(params, VIEW_PROJECTION_BIAS, layer));
     stream.residual = before.sum;
     NormOutput between = norm_of(model, exec, VIEW_MLP_NORM_GAIN, VIEW_MLP_NORM_BIAS, layer, stream);
     stream.x = mlp_block(model, exec, layer, between.normalised);
@@ -74,24 +82,32 @@ static Stream layer_forward(const Model *model, Exec *exec, const TokenBatch *ba
     return stream;
 }
 
+/* Every row is somebody's key and value until the last layer. */
+static Tensor wanted_after(const Model *model, int64_t layer, Tensor wanted)
+{
+    return layer == model->shape.layers - 1 ? wanted : tensor_absent();
+}
+
 /* All layers without a tape, in the memory of one. */
-static Stream layers_inference(const Model *model, Exec *exec, const TokenBatch *batch, const KvUse *use, Stream stream)
+static Stream layers_inference(const Model *model, Exec *exec, const TokenBatch *batch, Tensor wanted, const KvUse *use,
+                               Stream stream)
 {
     int64_t tokens = batch->rows.tokens, width = model->shape.width;
     Stream kept = {tensor_new2(exec->step, DTYPE_F32, tokens, width),
                    tensor_new2(exec->step, DTYPE_F32, tokens, width)};
     size_t mark = arena_mark(exec->step);
     for (int64_t layer = 0; layer < model->shape.layers; layer++) {
-        Stream out = layer_forward(model, exec, batch, use, layer, stream);
-        tensor_copy(exec->device, kept.x, out.x);
-        tensor_copy(exec->device, kept.residual, out.residual);
-        stream = kept;
+        Stream out = layer_forward(model, exec, batch, wanted_after(model, layer, wanted), use, layer, stream);
+        stream.x = tensor_rows(kept.x, 0, out.x.shape[0]);
+        stream.residual = tensor_rows(kept.residual, 0, out.x.shape[0]);
+        tensor_copy(exec->device, stream.x, out.x);
+        tensor_copy(exec->device, stream.residual, out.residual);
         arena_rewind(exec->step, mark);
     }
     return stream;
 }
 
-Tensor model_hidden(const Model *model, Exec *exec, const TokenBatch *batch, const KvUse *use)
+Tensor model_hidden(const Model *model, Exec *exec, const TokenBatch *batch, Tensor wanted, const KvUse *use)
 {
     const Params *params = &model->params;
     REQUIRE(batch->rows.longest <= model->shape.positions_max, "sequence of %lld tokens, positions_max %lld",
@@ -102,8 +118,8 @@ Tensor model_hidden(const Model *model, Exec *exec, const TokenBatch *batch, con
                      tensor_absent()};
     if (exec->tape)
         for (int64_t layer = 0; layer < model->shape.layers; layer++)
-            stream = layer_forward(model, exec, batch, use, layer, stream);
+            stream = layer_forward(model, exec, batch, wanted_after(model, layer, wanted), use, layer, stream);
     else
-        stream = layers_inference(model, exec, batch, use, stream);
+        stream = layers_inference(model, exec, batch, wanted, use, stream);
     return norm_of(model, exec, VIEW_FINAL_NORM_GAIN, VIEW_FINAL_NORM_BIAS, 0, stream).normalised;
 }

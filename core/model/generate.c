@@ -118,14 +118,14 @@ static Status advance(Generation *g, int64_t sequences)
     use.pairs = batch.rows.pairs;
     for (int64_t i = 0; i < sequences; i++)
         use.pairs += (double)g->past[i] * (g->start[i + 1] - g->start[i]);
-    Tensor hidden = model_hidden(g->model, exec, &batch, &use);
-
     /* Only a prompt's last row meets the vocabulary. */
+    Tensor last = tensor_absent();
     if (batch.rows.tokens > sequences) {
         for (int64_t i = 0; i < sequences; i++)
             g->index[i] = g->start[i + 1] - 1;
-        hidden = gather_forward(exec, hidden, upload(g, DTYPE_I32, g->index, sequences));
+        last = upload(g, DTYPE_I32, g->index, sequences);
     }
+    Tensor hidden = model_hidden(g->model, exec, &batch, last, &use);
     VocabularyHead head = model_vocabulary_head(g->model, 1);
     Tensor logits = head_logits(exec, &head, hidden);
 

@@ -36,8 +36,9 @@ typedef struct KvUse {
     double pairs;
 } KvUse;
 
-/* Hidden states after the final norm: (tokens, width). `kv` NULL: sequences start at nothing. Gradients where exec->tape is set and parameters have them. */
-Tensor model_hidden(const Model *model, Exec *exec, const TokenBatch *batch, const KvUse *kv);
+/* Hidden states after the final norm of the rows that are `wanted`, (wanted, width); absent: of all, (tokens, width). wanted I32, distinct: what follows the
+ * last layer's attention is computed for these alone. `kv` NULL: sequences start at nothing. Gradients where exec->tape is set and parameters have them. */
+Tensor model_hidden(const Model *model, Exec *exec, const TokenBatch *batch, Tensor wanted, const KvUse *kv);
 /* The LM head's matrix (the token table when tied), for head_nll and its kin. */
 VocabularyHead model_vocabulary_head(const Model *model, float temperature);
 /* Scalar head on rows of hidden (rows, width) -> (rows). */

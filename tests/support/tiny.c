@@ -99,8 +99,7 @@ double tiny_nll(Tiny *tiny, bool train, const int32_t *tokens, const int32_t *st
             row_weight[rows++] = weight[t];
         }
     TokenBatch batch = token_batch_make(&tiny->device, &tiny->step, tokens, start, sequences, NULL);
-    Tensor hidden = model_hidden(&tiny->model, &exec, &batch, NULL);
-    hidden = gather_forward(&exec, hidden, tiny_upload(tiny, DTYPE_I32, index, rows));
+    Tensor hidden = model_hidden(&tiny->model, &exec, &batch, tiny_upload(tiny, DTYPE_I32, index, rows), NULL);
     VocabularyHead head = model_vocabulary_head(&tiny->model, 1);
     Tensor stats = tensor_new1(&tiny->step, DTYPE_F64, NLL_STATS);
     tensor_zero(&tiny->device, stats);
