@@ -50,10 +50,10 @@ static void check_product(Device *device, Shape s, bool transpose_a, bool transp
 
 static void check_products(Device *device)
 {
-    static const Shape shapes[] = {{1, 1, 1},     {1, 257, 31},  {257, 1, 33},  {31, 33, 1},  {2, 67, 64},
-                                   {5, 300, 40},  {33, 31, 257}, {8, 128, 172}, {64, 17, 3},  {127, 131, 37},
-                                   {7, 1, 400},   {1, 512, 300}, {16, 192, 64}, {3, 5, 1000}, {8, 33, 259},
-                                   {6, 128, 256}, {4, 301, 768}};
+    static const Shape shapes[] = {{1, 1, 1},     {1, 257, 31},  {257, 1, 33},   {31, 33, 1},   {2, 67, 64},
+                                   {5, 300, 40},  {33, 31, 257}, {8, 128, 172},  {64, 17, 3},   {127, 131, 37},
+                                   {7, 1, 400},   {1, 512, 300}, {16, 192, 64},  {3, 5, 1000},  {8, 33, 259},
+                                   {6, 128, 256}, {4, 301, 768}, {70, 401, 331}, {67, 777, 171}};
     for (size_t k = 0; k < sizeof shapes / sizeof shapes[0]; k++)
         for (int form = 0; form < 4; form++) {
             check_product(device, shapes[k], form & 1, form & 2, 1.0f, 0.0f, false);

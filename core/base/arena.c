@@ -11,7 +11,11 @@ static void *host_reserve(void *self, size_t bytes)
 {
     (void)self;
     void *base = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return base == MAP_FAILED ? NULL : base;
+    if (base == MAP_FAILED)
+        return NULL;
+    /* Fewer faults while it grows, fewer misses of the TLB after; a system that refuses does no harm. */
+    madvise(base, bytes, MADV_HUGEPAGE);
+    return base;
 }
 
 static bool host_commit(void *self, void *base, size_t from, size_t to)

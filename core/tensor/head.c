@@ -8,9 +8,9 @@
 #include "core/tensor/tape_record.h"
 
 /* One chunk of logits fills at most CHUNK_BYTES, so that it is still in cache when its gradient is made, but holds no
- * fewer than CHUNK_ROWS_MIN rows, below which a product spends its time on reading the weight. */
+ * fewer than CHUNK_ROWS_MIN rows, below which products spend their time on reading the weight and its gradient. */
 static const int64_t CHUNK_BYTES = (int64_t)4 << 20;
-enum { CHUNK_ROWS_MIN = 64 };
+enum { CHUNK_ROWS_MIN = 256 };
 
 static int64_t chunk_rows(int64_t stored)
 {

@@ -141,6 +141,7 @@ Status device_open_cpu_dry(Device *device, int threads, const char *isa)
     TRY(device_open_dry(device));
     static OpTable table; /* the same whenever it is filled, but for the instruction set */
     table = *device->ops;
+    table.gemm = picked->table->gemm;
     table.bias_backward = picked->table->bias_backward;
     table.norm_backward = picked->table->norm_backward;
     table.attention_forward = picked->table->attention_forward;

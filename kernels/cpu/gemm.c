@@ -4,6 +4,7 @@
  *        it first: fine for blocks of rows, wasted here.
  * Order: a dot product is summed in lanes and then by a fixed tree, whoever computes it. */
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/panels.h"
 #include "kernels/cpu/vec.h"
 
 enum {
@@ -89,6 +90,12 @@ static void bias_add(Device *device, const GemmArgs *args)
 void KERNEL(gemm)(Device *device, const GemmArgs *args)
 {
     if (args->m == 0 || args->n == 0)
+        return;
+    if (KERNEL(panels_suit)(args)) {
+        KERNEL(panels)(device, args);
+        return;
+    }
+    if (!device->backend->computes)
         return;
     if (args->m == 1 && args->transpose_b && (!args->transpose_a || args->lda == 1))
         rows_times_vector(device, args->b, args->ldb, args->n, args->a, args->k, args->alpha, args->beta, args->c, 1);
