@@ -16,8 +16,10 @@
 #include "kernels/cpu/device_cpu.h"
 #include "tests/bench/work.h"
 
-static const Work *const works[] = {&work_machine, &work_train, &work_adamw,   &work_decode,
-                                    &work_prefill, &work_score, &work_lengths, &work_ppo};
+static const Work *const works[] = {
+    &work_machine, &work_train, &work_adamw, &work_decode,  &work_prefill,  &work_score, &work_lengths,
+    &work_ppo,     &work_load,  &work_save,  &work_restore, &work_tokenise, &work_start,
+};
 enum { WORKS = sizeof works / sizeof *works };
 
 static Status options_read(Bench *bench, char **words)

@@ -49,11 +49,14 @@ typedef struct Work {
     void (*close)(Bench *bench, void *self); /* also of a work that failed to open; self may be NULL */
 } Work;
 
-extern const Work work_train, work_adamw;    /* work_train.c */
-extern const Work work_decode, work_prefill; /* work_generate.c */
-extern const Work work_score, work_lengths;  /* work_score.c */
-extern const Work work_machine;              /* work_machine.c */
-extern const Work work_ppo;                  /* work_ppo.c */
+extern const Work work_train, work_adamw;             /* work_train.c */
+extern const Work work_decode, work_prefill;          /* work_generate.c */
+extern const Work work_score, work_lengths;           /* work_score.c */
+extern const Work work_machine;                       /* work_machine.c */
+extern const Work work_ppo;                           /* work_ppo.c */
+extern const Work work_load, work_save, work_restore; /* work_files.c */
+extern const Work work_tokenise;                      /* work_text.c */
+extern const Work work_start;                         /* work_start.c */
 
 /* "260k", "gpt2-124m", "smol-135m": the shapes of stories260K, GPT-2 and SmolLM2-135M (work.c). */
 Status shape_named(const char *name, ModelShape *shape);
