@@ -14,6 +14,7 @@
 #include "core/base/memory.h"
 #include "core/base/signal.h"
 #include "core/config/config.h"
+#include "core/h5/h5.h"
 #include "launch/environment.h"
 
 /* The CPU quota of this control group in whole cores (cgroup 2: "QUOTA PERIOD" in microseconds), or 0: none. A container
@@ -70,6 +71,7 @@ static void count_cores_of_node(Bootstrap *bootstrap)
 static Status open_mpi(Bootstrap *bootstrap, int launched, const char *launcher)
 {
     int provided, size, rank;
+    h5_library_start();
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
         return status_error(STATUS_IO, "MPI_Init_thread failed");
     bootstrap->uses_mpi = true;

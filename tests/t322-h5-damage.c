@@ -95,9 +95,11 @@ static void test_every_cut_is_found(void **state)
         if (size > 16)
             assert_contains(status_message(), "truncated");
     }
+    char expected[64];
+    snprintf(expected, sizeof expected, "expected %zu bytes, found %zu", bytes.size, bytes.size + 1);
     text_append(&bytes, "x", 1);
     put(cut, &bytes, bytes.size);
-    assert_fails(read_all(cut, false), STATUS_INPUT, "expected 1");
+    assert_fails(read_all(cut, false), STATUS_INPUT, expected);
     text_free(&bytes);
 }
 

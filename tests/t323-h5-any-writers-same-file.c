@@ -1,12 +1,15 @@
 //TEST ranks=1,2,4 timeout=120
 /* t323 -- who writes an artifact does not show in it: many ranks in pieces make the digests, and the bytes, that one
- * process makes alone; and one rank's failure fails all of them and leaves nothing. */
+ * process makes alone; and one rank's failure, a full disk say, fails all of them and leaves nothing. */
 #include "tests/support/support.h"
 
 #include <dirent.h>
 #include <mpi.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 
 #include "core/base/memory.h"
 #include "core/comm/comm.h"
@@ -148,8 +151,67 @@ static void test_one_failure_is_everybodys(void **state)
     assert_null(writer);
 }
 
+/* Writes a whole artifact while no file of the ranks that are `limited` may grow past `limit` bytes, which is what a full
+ * disk looks like. */
+static Status write_limited(const char *path, bool limited, rlim_t limit)
+{
+    struct rlimit before, now;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    now = (struct rlimit){limited ? limit : before.rlim_cur, before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &now), 0);
+    int rank = comm_rank(comm), size = comm_size(comm);
+    H5Writer *writer;
+    Status status = h5_writer_open(comm, path, "tercet-test", 1, &writer);
+    if (!status_failed(status)) {
+        describe(writer);
+        int64_t from = (int64_t)FLAT * rank / size, to = (int64_t)FLAT * (rank + 1) / size;
+        write_range(writer, "/parameters/flat", from, to - from, 700001);
+        from = (int64_t)ROWS * WIDTH * rank / size, to = (int64_t)ROWS * WIDTH * (rank + 1) / size;
+        write_range(writer, "/parameters/deep/rows", from, to - from, 1000);
+        status = h5_writer_close(&writer);
+    }
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    return status;
+}
+
+static void test_full_disk_ends_all(void **state)
+{
+    (void)state;
+    signal(SIGXFSZ, SIG_IGN);
+    int rank = comm_rank(comm), size = comm_size(comm);
+    char directory[512], path[600];
+    snprintf(directory, sizeof directory, "%s", support_path("full"));
+    assert_ok(text_make_directories(directory));
+    comm_barrier(comm);
+    snprintf(path, sizeof path, "%s/a.h5", directory);
+    assert_ok(write_limited(path, false, 0));
+    struct stat info;
+    assert_int_equal(stat(path, &info), 0);
+    comm_barrier(comm);
+    if (rank == 0)
+        assert_int_equal(remove(path), 0);
+    comm_barrier(comm);
+    const rlim_t limits[] = {0, 100, 5000, 9000, 1 << 20, 11 << 20, 18 << 20, (rlim_t)info.st_size - 1};
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
+        for (int who = -1; who < size; who++) { /* all of them, or one alone */
+            bool writes_last = limits[i] < FLAT * sizeof(float) * (size_t)(who + 1) / (size_t)size;
+            Status status = write_limited(path, who < 0 || who == rank, limits[i]);
+            if (who <= 0 || writes_last) {
+                assert_int_equal(status.code, STATUS_IO);
+                assert_contains(status_message(), "full/a.h5");
+                assert_int_equal(files_in(directory), 0);
+            } else if (!status_failed(status)) { /* what it had to write lay below its limit */
+                comm_barrier(comm);
+                if (rank == 0)
+                    assert_int_equal(remove(path), 0);
+            }
+            comm_barrier(comm);
+        }
+}
+
 int main(int argc, char **argv)
 {
+    h5_library_start();
     MPI_Init(&argc, &argv);
     MPI_Comm world = MPI_COMM_WORLD;
     if (status_failed(comm_open_mpi(&world, &comm)))
@@ -158,6 +220,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_contents_same_file),
         cmocka_unit_test(test_one_failure_is_everybodys),
+        cmocka_unit_test(test_full_disk_ends_all),
     };
     int failures = cmocka_run_group_tests(tests, NULL, NULL);
     comm_close(comm);

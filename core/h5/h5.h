@@ -39,6 +39,10 @@
 
 typedef struct Comm Comm;
 
+/* [local] Start the HDF5 library. A program that will call MPI_Init calls this before: a library that finds MPI running closes itself inside
+ * MPI_Finalize, and crashes there on a file that a full disk kept it from closing. */
+void h5_library_start(void);
+
 enum { H5_DIMS_MAX = 4, H5_BLOCK_BYTES = 4 << 20, H5_DIGEST_TEXT = 33 };
 
 /* --- Digests ------------------------------------------------------------------------------------------------------ */
@@ -48,8 +52,17 @@ typedef struct H5Digest {
 } H5Digest;
 
 H5Digest h5_digest_bytes(const void *bytes, size_t size);
-/* Of a whole file's raw bytes (a tokenizer.json, a safetensors file: what is no artifact of ours). [local] */
+/* The same of bytes that come in pieces. */
+typedef struct H5Digester H5Digester;
+H5Digester *h5_digester_open(void);
+void h5_digester_add(H5Digester *digester, const void *bytes, size_t size);
+/* Frees it and sets it to NULL. */
+H5Digest h5_digester_close(H5Digester **digester);
+/* Of a whole file's raw bytes (a tokenizer.json, a safetensors file: what is no artifact of ours). A process reads a file once for this:
+ * while its device, inode, size and time of change are the same, so is its digest. [local] */
 Status h5_digest_file(const char *path, H5Digest *digest);
+/* Tell what somebody found who read all of an open file anyway. [local] */
+void h5_digest_remember(int fd, H5Digest digest);
 bool h5_digest_equal(H5Digest a, H5Digest b);
 /* 32 hexadecimal digits and a zero byte. Returns `text`. */
 const char *h5_digest_text(H5Digest digest, char text[H5_DIGEST_TEXT]);

@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/base/memory.h"
@@ -24,16 +25,77 @@ H5Digest h5_digest_bytes(const void *bytes, size_t size)
     return digest_from(XXH3_128bits(bytes, size));
 }
 
-Status h5_digest_file(const char *path, H5Digest *digest)
+struct H5Digester {
+    XXH3_state_t *state;
+};
+
+H5Digester *h5_digester_open(void)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return status_error(STATUS_IO, "%s: cannot open: %s", path, strerror(errno));
-    XXH3_state_t *state = XXH3_createState();
-    REQUIRE(state != NULL && XXH3_128bits_reset(state) == XXH_OK, "out of memory for a digest");
+    H5Digester *digester = memory_new(1, sizeof *digester);
+    digester->state = XXH3_createState();
+    REQUIRE(digester->state != NULL && XXH3_128bits_reset(digester->state) == XXH_OK, "out of memory for a digest");
+    return digester;
+}
+
+void h5_digester_add(H5Digester *digester, const void *bytes, size_t size)
+{
+    XXH3_128bits_update(digester->state, bytes, size);
+}
+
+H5Digest h5_digester_close(H5Digester **digester)
+{
+    H5Digest digest = digest_from(XXH3_128bits_digest((*digester)->state));
+    XXH3_freeState((*digester)->state);
+    memory_free(digester);
+    return digest;
+}
+
+/* --- Files --------------------------------------------------------------------------------------------------------- */
+
+static struct {
+    struct Remembered {
+        struct stat info;
+        H5Digest digest;
+    } * items;
+    int count, capacity;
+} remembered;
+
+static bool same_file(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
+           a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
+           a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+}
+
+void h5_digest_remember(int fd, H5Digest digest)
+{
+    struct stat info;
+    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode))
+        return;
+    memory_reserve(&remembered.items, remembered.count, &remembered.capacity);
+    remembered.items[remembered.count++] = (struct Remembered){info, digest};
+}
+
+static bool recall(int fd, H5Digest *digest)
+{
+    struct stat info;
+    if (fstat(fd, &info) != 0)
+        return false;
+    for (int i = 0; i < remembered.count; i++)
+        if (same_file(&remembered.items[i].info, &info)) {
+            *digest = remembered.items[i].digest;
+            return true;
+        }
+    return false;
+}
+
+static Status digest_stream(int fd, const char *path, H5Digest *digest)
+{
     enum { PIECE = 1 << 20 };
+    H5Digester *digester = h5_digester_open();
     void *piece = memory_new(1, PIECE);
     Status status = status_ok();
+    posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
     for (;;) {
         ssize_t got = read(fd, piece, PIECE);
         if (got < 0 && errno == EINTR)
@@ -42,14 +104,29 @@ Status h5_digest_file(const char *path, H5Digest *digest)
             status = status_error(STATUS_IO, "%s: cannot read: %s", path, strerror(errno));
         if (got <= 0)
             break;
-        XXH3_128bits_update(state, piece, (size_t)got);
+        h5_digester_add(digester, piece, (size_t)got);
     }
-    *digest = digest_from(XXH3_128bits_digest(state));
+    *digest = h5_digester_close(&digester);
     memory_free(&piece);
-    XXH3_freeState(state);
+    return status;
+}
+
+Status h5_digest_file(const char *path, H5Digest *digest)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return status_error(STATUS_IO, "%s: cannot open: %s", path, strerror(errno));
+    Status status = status_ok();
+    if (!recall(fd, digest)) {
+        status = digest_stream(fd, path, digest);
+        if (!status_failed(status))
+            h5_digest_remember(fd, *digest);
+    }
     close(fd);
     return status;
 }
+
+/* --- Texts --------------------------------------------------------------------------------------------------------- */
 
 bool h5_digest_equal(H5Digest a, H5Digest b)
 {
@@ -79,28 +156,6 @@ bool h5_digest_parse(const char *text, H5Digest *digest)
 int64_t h5_blocks_count(size_t bytes)
 {
     return (int64_t)(bytes / H5_BLOCK_BYTES + (bytes % H5_BLOCK_BYTES != 0));
-}
-
-Status h5_hash_blocks(int fd, const char *path, const H5Span *spans, size_t spans_count, int64_t first, int64_t count,
-                      H5Digest *digests)
-{
-    void *block = memory_new(1, H5_BLOCK_BYTES);
-    Status status = status_ok();
-    for (size_t i = 0; i < spans_count; i++) {
-        int64_t blocks = h5_blocks_count(spans[i].bytes);
-        for (int64_t b = 0; b < blocks; b++) {
-            int64_t index = spans[i].first_block + b;
-            if (index < first || index >= first + count)
-                continue;
-            size_t from = (size_t)b * H5_BLOCK_BYTES;
-            size_t size = spans[i].bytes - from < H5_BLOCK_BYTES ? spans[i].bytes - from : H5_BLOCK_BYTES;
-            TRY_GOTO(h5_raw_read(fd, path, spans[i].offset + from, block, size), done);
-            digests[index - first] = h5_digest_bytes(block, size);
-        }
-    }
-done:
-    memory_free(&block);
-    return status;
 }
 
 static void shape_write(char *text, size_t size, DType dtype, int ndim, const int64_t *shape, const char *between)
@@ -163,14 +218,14 @@ done:
 }
 
 /* Lines and digests in order: every item is framed by its length, so no two contents make the same stream. */
-static void update_framed(XXH3_state_t *state, const void *bytes, size_t size)
+static void update_framed(H5Digester *state, const void *bytes, size_t size)
 {
     uint64_t length = size;
-    XXH3_128bits_update(state, &length, sizeof length);
-    XXH3_128bits_update(state, bytes, size);
+    h5_digester_add(state, &length, sizeof length);
+    h5_digester_add(state, bytes, size);
 }
 
-static void update_attribute(XXH3_state_t *state, const H5Attribute *attribute)
+static void update_attribute(H5Digester *state, const H5Attribute *attribute)
 {
     update_framed(state, "attribute", 9);
     update_framed(state, attribute->object, strlen(attribute->object));
@@ -193,8 +248,7 @@ static void update_attribute(XXH3_state_t *state, const H5Attribute *attribute)
 
 static Status digest_contents(H5File *file, bool parameters_only, H5Digest *digest)
 {
-    XXH3_state_t *state = XXH3_createState();
-    REQUIRE(state != NULL && XXH3_128bits_reset(state) == XXH_OK, "out of memory for a digest");
+    H5Digester *state = h5_digester_open();
     Status status = status_ok();
     for (int i = 0; i < file->attributes_count && !parameters_only; i++)
         if (file->attributes[i].kind == H5_SEMANTIC)
@@ -209,9 +263,8 @@ static Status digest_contents(H5File *file, bool parameters_only, H5Digest *dige
         update_framed(state, dataset->path, strlen(dataset->path));
         update_framed(state, dataset->digest.bytes, sizeof dataset->digest.bytes);
     }
-    *digest = digest_from(XXH3_128bits_digest(state));
 done:
-    XXH3_freeState(state);
+    *digest = h5_digester_close(&state);
     return status;
 }
 

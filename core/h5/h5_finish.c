@@ -1,8 +1,8 @@
-/* h5_finish.c -- from a grown file to an artifact: all ranks flush and close it and digest a share of its blocks each;
- * rank 0 adds digests and attributes, seals it, and gives it its name.
+/* h5_finish.c -- from a grown file to an artifact: every rank syncs what it wrote, the digests of all blocks come together,
+ * and rank 0 adds them and the attributes, seals the file and gives it its name.
  *
- * Why:   blocks are hashed by reading them back, not while they are written: then a block that two ranks wrote halves of
- *        is no special case, and the digest is of what the file holds. */
+ * Why:   a block that one rank wrote in one piece was hashed on its way; only one that was written in several, by whichever
+ *        ranks, is read back, so that its digest is of what the file holds. */
 #include "core/h5/h5_writer.h"
 
 #include <errno.h>
@@ -20,29 +20,26 @@ Status h5_writer_status(const H5Writer *writer)
     return writer->failed == STATUS_OK ? status_ok() : status_error(writer->failed, "%s", writer->failure);
 }
 
-/* [collective] Everything to the disk, every handle closed. */
-static Status close_hdf5(H5Writer *writer)
+/* [local] */
+static Status close_files(H5Writer *writer)
 {
-    if (writer->file < 0)
-        return status_ok();
     Status status = status_ok();
-    if (H5Fflush(writer->file, H5F_SCOPE_GLOBAL) < 0)
-        status = h5_library_error(STATUS_IO, "%s: cannot flush", writer->temporary);
-    for (int i = 0; i < writer->datasets_count; i++) {
-        if (writer->datasets[i].id >= 0 && H5Dclose(writer->datasets[i].id) < 0 && !status_failed(status))
-            status = h5_library_error(STATUS_IO, "%s: cannot close %s", writer->temporary, writer->datasets[i].path);
-        writer->datasets[i].id = -1;
-    }
-    if (H5Fclose(writer->file) < 0 && !status_failed(status))
+    if (writer->file >= 0 && H5Fclose(writer->file) < 0)
         status = h5_library_error(STATUS_IO, "%s: cannot close", writer->temporary);
     writer->file = -1;
+    if (writer->fd >= 0 && close(writer->fd) != 0 && !status_failed(status))
+        status = status_error(STATUS_IO, "%s: cannot close: %s", writer->temporary, strerror(errno));
+    writer->fd = -1;
     return status;
 }
 
 static void writer_free(H5Writer *writer)
 {
-    for (int i = 0; i < writer->datasets_count; i++)
+    for (int i = 0; i < writer->datasets_count; i++) {
         memory_free(&writer->datasets[i].path);
+        memory_free(&writer->datasets[i].block);
+        memory_free(&writer->datasets[i].hashed);
+    }
     for (int i = 0; i < writer->attributes_count; i++) {
         memory_release((void *)writer->attributes[i].object);
         memory_release((void *)writer->attributes[i].name);
@@ -62,7 +59,7 @@ static void writer_free(H5Writer *writer)
 Status h5_writer_abandon(H5Writer *writer, Status why)
 {
     char *message = memory_strdup(status_message()); /* closing may fail too, which says less */
-    h5_writer_fail(writer, close_hdf5(writer));
+    h5_writer_fail(writer, close_files(writer));
     if (writer->size > 1)
         comm_barrier(writer->comm);
     if (writer->rank == 0)
@@ -118,36 +115,88 @@ static H5Span *make_spans(const H5Writer *writer, int64_t *blocks_count)
     return spans;
 }
 
-/* [local] Sync this rank's part of the file and hash its share of blocks. */
-static Status hash_share(H5Writer *writer, const H5Span *spans, int64_t first, int64_t count, H5Digest *digests)
+/* --- Digests of all blocks ----------------------------------------------------------------------------------------- */
+
+typedef struct Numbered {
+    int64_t block; /* index among all blocks */
+    H5Digest digest;
+} Numbered;
+
+typedef struct BlockTable {
+    H5Digest *digest; // (count)
+    uint8_t *known;   // (count)
+    int64_t count;
+} BlockTable;
+
+/* [collective] Enter what each rank knows. */
+static void table_gather(H5Writer *writer, BlockTable *table, const Numbered *mine, int64_t mine_count)
+{
+    const Numbered *all = mine;
+    char *gathered = NULL;
+    if (writer->size > 1) {
+        size_t *offsets = memory_new((size_t)writer->size + 1, sizeof *offsets);
+        comm_allgather_ragged(writer->comm, mine, (size_t)mine_count * sizeof *mine, &gathered, offsets);
+        all = (const Numbered *)gathered;
+        mine_count = (int64_t)(offsets[writer->size] / sizeof *mine);
+        memory_free(&offsets);
+    }
+    for (int64_t i = 0; i < mine_count; i++) {
+        table->digest[all[i].block] = all[i].digest;
+        table->known[all[i].block] = 1;
+    }
+    memory_free(&gathered);
+}
+
+static int64_t list_hashed(const H5Writer *writer, const H5Span *spans, Numbered *list)
+{
+    int64_t listed = 0;
+    for (int i = 0; i < writer->datasets_count; i++)
+        for (int64_t b = 0; b < h5_blocks_count(spans[i].bytes); b++)
+            if (writer->datasets[i].hashed[b])
+                list[listed++] = (Numbered){spans[i].first_block + b, writer->datasets[i].block[b]};
+    return listed;
+}
+
+/* [local] Read back and hash this rank's share of the unknown blocks. Opened anew: what other machines wrote must be seen. */
+static Status hash_unknown(const H5Writer *writer, const H5Span *spans, const BlockTable *table, Numbered *list,
+                           int64_t *listed)
 {
     int fd = open(writer->temporary, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return status_error(STATUS_IO, "%s: cannot open: %s", writer->temporary, strerror(errno));
+    void *block = memory_new(1, H5_BLOCK_BYTES);
+    int64_t unknown = 0;
     Status status = status_ok();
-    if (fsync(fd) != 0)
-        status = status_error(STATUS_IO, "%s: cannot sync: %s", writer->temporary, strerror(errno));
-    else
-        status = h5_hash_blocks(fd, writer->temporary, spans, (size_t)writer->datasets_count, first, count, digests);
+    for (int i = 0; i < writer->datasets_count; i++)
+        for (int64_t b = 0; b < h5_blocks_count(spans[i].bytes); b++) {
+            int64_t index = spans[i].first_block + b;
+            if (table->known[index] || unknown++ % writer->size != writer->rank)
+                continue;
+            size_t from = (size_t)b * H5_BLOCK_BYTES, left = spans[i].bytes - from;
+            size_t size = left < H5_BLOCK_BYTES ? left : H5_BLOCK_BYTES;
+            TRY_GOTO(h5_raw_read(fd, writer->temporary, spans[i].offset + from, block, size), done);
+            list[(*listed)++] = (Numbered){index, h5_digest_bytes(block, size)};
+        }
+done:
+    memory_free(&block);
     close(fd);
     return status;
 }
 
-/* [collective] Digests of all blocks, on every rank. */
-static Status hash_all(H5Writer *writer, const H5Span *spans, int64_t blocks_count, H5Digest **result)
+/* [collective] Every rank's part on the disk, and the digests of all blocks on every rank. */
+static Status hash_all(H5Writer *writer, const H5Span *spans, BlockTable *table)
 {
-    int64_t share = (blocks_count + writer->size - 1) / writer->size; /* equal pieces for the gather, the last padded */
-    int64_t first = share * writer->rank < blocks_count ? share * writer->rank : blocks_count;
-    int64_t count = blocks_count - first < share ? blocks_count - first : share;
-    H5Digest *mine = memory_new((size_t)share, sizeof *mine);
-    Status status = h5_team_agree(writer->comm, hash_share(writer, spans, first, count, mine));
-    if (!status_failed(status) && writer->size > 1) {
-        H5Digest *all = memory_new((size_t)share * (size_t)writer->size, sizeof *all);
-        comm_allgather(writer->comm, mine, (size_t)share * sizeof *mine, all);
-        memory_free(&mine);
-        mine = all;
-    }
-    *result = mine;
+    Status status = status_ok();
+    if (fsync(writer->fd) != 0)
+        status = status_error(STATUS_IO, "%s: cannot sync: %s", writer->temporary, strerror(errno));
+    TRY(h5_team_agree(writer->comm, status));
+    Numbered *list = memory_new((size_t)table->count, sizeof *list);
+    table_gather(writer, table, list, list_hashed(writer, spans, list));
+    int64_t listed = 0;
+    status = h5_team_agree(writer->comm, hash_unknown(writer, spans, table, list, &listed));
+    if (!status_failed(status))
+        table_gather(writer, table, list, listed);
+    memory_free(&list);
     return status;
 }
 
@@ -234,13 +283,8 @@ static Status put_digests(H5Writer *writer, const H5Span *spans, int64_t blocks_
                        .dtype = DTYPE_U8,
                        .ndim = 2,
                        .shape = {blocks_count, (int64_t)sizeof *blocks},
-                       .id = -1};
-    TRY(h5_writer_create(writer, &table));
-    Status status = status_ok();
-    if (blocks_count > 0 && H5Dwrite(table.id, H5T_STD_U8LE, H5S_ALL, H5S_ALL, H5P_DEFAULT, blocks) < 0)
-        status = h5_library_error(STATUS_IO, "cannot write /digests");
-    H5Dclose(table.id);
-    return status;
+                       .bytes = (size_t)blocks_count * sizeof *blocks};
+    return h5_writer_create(writer, &table, blocks_count > 0 ? blocks : NULL);
 }
 
 static void list_operational(const H5Writer *writer, Text *lines)
@@ -257,11 +301,6 @@ static void list_operational(const H5Writer *writer, Text *lines)
 
 static Status describe(H5Writer *writer, const H5Span *spans, int64_t blocks_count, const H5Digest *blocks)
 {
-    hid_t access = h5_library_access();
-    writer->file = H5Fopen(writer->temporary, H5F_ACC_RDWR, access);
-    H5Pclose(access);
-    if (writer->file < 0)
-        return h5_library_error(STATUS_IO, "cannot open again");
     TRY(put_digests(writer, spans, blocks_count, blocks));
     qsort(writer->attributes, (size_t)writer->attributes_count, sizeof *writer->attributes, compare_attributes);
     for (int i = 0; i < writer->attributes_count; i++)
@@ -289,24 +328,25 @@ static Status seal_and_name(H5Writer *writer)
 /* [collective] */
 static Status finish(H5Writer *writer)
 {
-    h5_writer_fail(writer, close_hdf5(writer));
     TRY(h5_team_agree(writer->comm, h5_writer_status(writer)));
     TRY(check_complete(writer));
     qsort(writer->datasets, (size_t)writer->datasets_count, sizeof *writer->datasets, compare_growing);
-    int64_t blocks_count;
-    H5Span *spans = make_spans(writer, &blocks_count);
-    H5Digest *blocks;
-    Status status = hash_all(writer, spans, blocks_count, &blocks);
+    BlockTable table = {0};
+    H5Span *spans = make_spans(writer, &table.count);
+    table.digest = memory_new((size_t)table.count, sizeof *table.digest);
+    table.known = memory_new((size_t)table.count, 1);
+    Status status = hash_all(writer, spans, &table);
     if (!status_failed(status)) {
-        if (writer->rank == 0) {
-            h5_writer_fail(writer, status_prefix(describe(writer, spans, blocks_count, blocks), "%s", writer->path));
-            h5_writer_fail(writer, close_hdf5(writer));
-            if (writer->failed == STATUS_OK)
-                h5_writer_fail(writer, seal_and_name(writer));
-        }
+        if (writer->rank == 0)
+            h5_writer_fail(writer,
+                           status_prefix(describe(writer, spans, table.count, table.digest), "%s", writer->path));
+        h5_writer_fail(writer, close_files(writer));
         status = h5_team_agree(writer->comm, h5_writer_status(writer));
     }
-    memory_free(&blocks);
+    if (!status_failed(status))
+        status = h5_team_agree(writer->comm, writer->rank == 0 ? seal_and_name(writer) : status_ok());
+    memory_free(&table.known);
+    memory_free(&table.digest);
     memory_free(&spans);
     return status;
 }

@@ -8,6 +8,7 @@
 
 enum { ALIGN_FROM_BYTES = 64 << 10, ALIGN_BYTES = 4096 };
 
+/* Once per process: no error printing, no plugins, no exit handler (a file that could not be flushed makes it loop). */
 void h5_library_start(void)
 {
     static bool started;

@@ -18,8 +18,6 @@ enum { H5_SEAL_BYTES = 4096 };
 
 /* --- h5_library.c: the HDF5 library as this program wants it ------------------------------------------------------- */
 
-/* Once per process: no error printing, no plugins, no exit handler (a file that could not be flushed makes it loop). */
-void h5_library_start(void);
 /* A failure with the formatted message and HDF5's innermost reason. */
 Status h5_library_error(StatusCode code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* File access properties without a driver: fixed format version, aligned data, no locks (network file systems refuse
@@ -48,6 +46,7 @@ Status h5_seal_write(const char *path, H5Extent *extents, size_t count);
 Status h5_seal_check(int fd, const char *path, H5SealFound *found, uint64_t *hdf5_end);
 /* Exactly `size` bytes at `offset`. */
 Status h5_raw_read(int fd, const char *path, uint64_t offset, void *bytes, size_t size);
+Status h5_raw_write(int fd, const char *path, uint64_t offset, const void *bytes, size_t size);
 /* rename and fsync of the directory. */
 Status h5_raw_rename(const char *from, const char *to);
 
@@ -62,9 +61,6 @@ typedef struct H5Span {
 } H5Span;
 
 int64_t h5_blocks_count(size_t bytes);
-/* Digests of blocks [first, first + count) of the list that `spans` (in order) make. */
-Status h5_hash_blocks(int fd, const char *path, const H5Span *spans, size_t spans_count, int64_t first, int64_t count,
-                      H5Digest *digests);
 H5Digest h5_hash_dataset(DType dtype, int ndim, const int64_t *shape, const H5Digest *blocks, int64_t blocks_count);
 /* "f32 (3, 4)" for messages and, as "f32 3x4\n", for digests. Fresh entry of a small ring per thread. */
 const char *h5_shape_text(DType dtype, int ndim, const int64_t *shape);

@@ -86,6 +86,7 @@ static Status open_any(const char *path, const char *format, bool foreign, H5Fil
         status = status_error(STATUS_IO, "%s: cannot open: %s", path, strerror(errno));
         goto failed;
     }
+    posix_fadvise(file->fd, 0, 0, POSIX_FADV_SEQUENTIAL); /* datasets are mostly read one after the other */
     H5SealFound found = H5_SEAL_NONE;
     TRY_GOTO(h5_seal_check(file->fd, path, &found, &file->hdf5_end), failed);
     struct stat info;

@@ -48,7 +48,7 @@ Status h5_raw_read(int fd, const char *path, uint64_t offset, void *bytes, size_
     return status_ok();
 }
 
-static Status raw_write(int fd, const char *path, uint64_t offset, const void *bytes, size_t size)
+Status h5_raw_write(int fd, const char *path, uint64_t offset, const void *bytes, size_t size)
 {
     for (size_t done = 0; done < size;) {
         ssize_t put = pwrite(fd, (const char *)bytes + done, size - done, (off_t)(offset + done));
@@ -88,8 +88,7 @@ static int compare_extents(const void *a, const void *b)
 static Status digest_outside(int fd, const char *path, const H5Extent *extents, size_t count, uint64_t end,
                              H5Digest *digest)
 {
-    XXH3_state_t *state = XXH3_createState();
-    REQUIRE(state != NULL && XXH3_128bits_reset(state) == XXH_OK, "out of memory for a digest");
+    H5Digester *digester = h5_digester_open();
     char *piece = memory_new(1, PIECE_BYTES);
     Status status = status_ok();
     uint64_t at = H5_SEAL_BYTES;
@@ -98,18 +97,15 @@ static Status digest_outside(int fd, const char *path, const H5Extent *extents, 
         while (at < gap_end) {
             size_t size = gap_end - at < PIECE_BYTES ? (size_t)(gap_end - at) : PIECE_BYTES;
             TRY_GOTO(h5_raw_read(fd, path, at, piece, size), done);
-            XXH3_128bits_update(state, piece, size);
+            h5_digester_add(digester, piece, size);
             at += size;
         }
         if (i < count)
             at += extents[i].bytes;
     }
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state));
-    memcpy(digest->bytes, canonical.digest, sizeof digest->bytes);
 done:
+    *digest = h5_digester_close(&digester);
     memory_free(&piece);
-    XXH3_freeState(state);
     return status;
 }
 
@@ -148,8 +144,8 @@ Status h5_seal_write(const char *path, H5Extent *extents, size_t count)
     seal->trailer = h5_digest_bytes(extents, trailer_bytes);
     TRY_GOTO(digest_outside(fd, path, extents, count, seal->hdf5_end, &seal->outside), done);
     seal->self = h5_digest_bytes(seal, SEALED_BYTES);
-    TRY_GOTO(raw_write(fd, path, seal->hdf5_end, extents, trailer_bytes), done);
-    TRY_GOTO(raw_write(fd, path, 0, seal, sizeof *seal), done);
+    TRY_GOTO(h5_raw_write(fd, path, seal->hdf5_end, extents, trailer_bytes), done);
+    TRY_GOTO(h5_raw_write(fd, path, 0, seal, sizeof *seal), done);
     if (fsync(fd) != 0)
         status = status_error(STATUS_IO, "%s: cannot sync: %s", path, strerror(errno));
 done:

@@ -1,5 +1,11 @@
 /* h5_write.c -- the writer: a file grows under a temporary name while every rank adds what it holds. How it becomes an
- * artifact is in h5_finish.c. */
+ * artifact is in h5_finish.c.
+ *
+ * How:   rank 0 alone has the file open in HDF5, which lays out names and shapes; it tells the others where a dataset's
+ *        elements lie, and every rank writes its own there with plain system calls, hashing them on the way.
+ * Why:   nothing inside HDF5 is collective, so a rank that meets a full disk cannot leave the others waiting in it;
+ *        and no byte is read back to be hashed. */
+#define _GNU_SOURCE /* fallocate, sync_file_range */
 #include "core/h5/h5_writer.h"
 
 #include <errno.h>
@@ -9,6 +15,7 @@
 #include <unistd.h>
 
 #include "core/base/memory.h"
+#include "core/base/text.h"
 
 int h5_team_rank(Comm *comm)
 {
@@ -41,31 +48,24 @@ static hid_t object_properties(hid_t class)
     return properties;
 }
 
-static Status create_empty(const char *path)
+static Status create_hdf5(H5Writer *writer)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return status_error(STATUS_IO, "%s: cannot create: %s", path, strerror(errno));
-    close(fd);
-    return status_ok();
-}
-
-static hid_t create_hdf5(H5Writer *writer)
-{
-    hid_t access = h5_library_access();
-    if (writer->size > 1) {
-        const MPI_Comm *mpi = comm_mpi_handle(writer->comm);
-        REQUIRE(mpi != NULL, "a Comm of %d ranks has no MPI communicator", writer->size);
-        REQUIRE(H5Pset_fapl_mpio(access, *mpi, MPI_INFO_NULL) >= 0, "HDF5 refuses MPI");
-    }
-    hid_t creation = object_properties(H5P_FILE_CREATE);
+    hid_t access = h5_library_access(), creation = object_properties(H5P_FILE_CREATE);
     REQUIRE(H5Pset_userblock(creation, H5_SEAL_BYTES) >= 0, "HDF5 refuses a user block");
-    hid_t file = H5Fcreate(writer->temporary, H5F_ACC_TRUNC, creation, access);
-    if (file < 0)
-        h5_writer_fail(writer, h5_library_error(STATUS_IO, "%s: cannot create", writer->temporary));
+    writer->file = H5Fcreate(writer->temporary, H5F_ACC_TRUNC, creation, access);
     H5Pclose(creation);
     H5Pclose(access);
-    return file;
+    return writer->file >= 0 ? status_ok() : h5_library_error(STATUS_IO, "%s: cannot create", writer->temporary);
+}
+
+/* Rank 0 first, then the others, which do not create: where they find nothing, they do not see the same directory. */
+static Status open_temporary(H5Writer *writer)
+{
+    writer->fd = open(writer->temporary, O_RDWR | O_CLOEXEC | (writer->rank == 0 ? O_CREAT : 0), 0666);
+    if (writer->fd < 0)
+        return status_error(STATUS_IO, "%s: cannot %s: %s", writer->temporary, writer->rank == 0 ? "create" : "open",
+                            strerror(errno));
+    return writer->rank == 0 ? create_hdf5(writer) : status_ok();
 }
 
 Status h5_writer_open(Comm *comm, const char *path, const char *format, int64_t format_version, H5Writer **result)
@@ -77,21 +77,19 @@ Status h5_writer_open(Comm *comm, const char *path, const char *format, int64_t 
     writer->rank = h5_team_rank(comm);
     writer->size = h5_team_size(comm);
     writer->path = memory_strdup(path);
+    writer->fd = -1;
     writer->file = -1;
     long pid = (long)getpid();
     if (writer->size > 1)
         comm_broadcast(comm, 0, &pid, sizeof pid);
     writer->temporary = h5_temporary_name(path, pid);
-    /* First by the plain system calls: their errors say more, and no rank enters MPI-IO where another cannot. */
     Status status = status_ok();
     if (writer->rank == 0)
-        status = create_empty(writer->temporary);
+        status = open_temporary(writer);
     TRY_GOTO(h5_team_agree(comm, status), failed);
     if (writer->rank != 0)
-        status = create_empty(writer->temporary);
+        status = open_temporary(writer);
     TRY_GOTO(h5_team_agree(comm, status), failed);
-    writer->file = create_hdf5(writer);
-    TRY_GOTO(h5_team_agree(comm, h5_writer_status(writer)), failed);
     h5_write_string(writer, H5_SEMANTIC, "/", "format", format);
     h5_write_int(writer, H5_SEMANTIC, "/", "format_version", format_version);
     *result = writer;
@@ -173,29 +171,45 @@ Status h5_writer_groups(H5Writer *writer, const char *path)
     return status;
 }
 
-Status h5_writer_create(H5Writer *writer, H5Growing *dataset)
+Status h5_writer_create(H5Writer *writer, H5Growing *dataset, const void *elements)
 {
     TRY(h5_writer_groups(writer, dataset->path));
     hsize_t extents[H5_DIMS_MAX];
     for (int i = 0; i < dataset->ndim; i++)
         extents[i] = (hsize_t)dataset->shape[i];
     hid_t creation = object_properties(H5P_DATASET_CREATE);
-    /* Space at once and no fill: every element gets written, and all ranks see the same place. */
+    /* Space at once and no fill: every element gets written, and its place must be known before. */
     REQUIRE(H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY) >= 0 &&
                 H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER) >= 0,
             "HDF5 refuses dataset properties");
     hid_t type = h5_library_type(dataset->dtype);
     hid_t space = H5Screate_simple(dataset->ndim, extents, NULL);
-    dataset->id = H5Dcreate2(writer->file, dataset->path, type, space, H5P_DEFAULT, creation, H5P_DEFAULT);
+    hid_t id = H5Dcreate2(writer->file, dataset->path, type, space, H5P_DEFAULT, creation, H5P_DEFAULT);
     Status status = status_ok();
-    if (dataset->id < 0)
+    if (id < 0)
         status = h5_library_error(STATUS_IO, "%s: cannot make dataset %s", writer->temporary, dataset->path);
     else if (dataset->bytes > 0)
-        dataset->offset = H5Dget_offset(dataset->id);
+        dataset->offset = H5Dget_offset(id);
+    if (id >= 0 && elements != NULL && H5Dwrite(id, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, elements) < 0)
+        status = h5_library_error(STATUS_IO, "%s: cannot write %s", writer->temporary, dataset->path);
+    if (id >= 0)
+        H5Dclose(id);
     H5Sclose(space);
     H5Tclose(type);
     H5Pclose(creation);
     return status;
+}
+
+/* The disk's space for a dataset, before anybody writes to it: a full disk then shows here, on rank 0. A file system that cannot
+ * reserve shows it when it is written. */
+static Status reserve_space(const H5Writer *writer, const H5Growing *dataset)
+{
+    if (dataset->bytes < H5_BLOCK_BYTES || fallocate(writer->fd, 0, (off_t)dataset->offset, (off_t)dataset->bytes) == 0)
+        return status_ok();
+    if (errno != ENOSPC && errno != EFBIG && errno != EDQUOT)
+        return status_ok();
+    return status_error(STATUS_IO, "%s: no room for %s of %s: %s", writer->temporary,
+                        text_bytes((double)dataset->bytes), dataset->path, strerror(errno));
 }
 
 static H5Growing *find_growing(H5Writer *writer, const char *path)
@@ -217,7 +231,7 @@ void h5_write_dataset(H5Writer *writer, H5Kind kind, const char *path, DType dty
             "bad dataset path \"%s\"", path);
     REQUIRE(ndim >= 1 && ndim <= H5_DIMS_MAX, "%s: %d dimensions", path, ndim);
     REQUIRE(find_growing(writer, path) == NULL, "%s is written twice", path);
-    H5Growing dataset = {.kind = kind, .dtype = dtype, .ndim = ndim, .elements = 1, .id = -1};
+    H5Growing dataset = {.kind = kind, .dtype = dtype, .ndim = ndim, .elements = 1};
     for (int i = 0; i < ndim; i++) {
         REQUIRE(shape[i] >= 0, "%s: extent %" PRId64, path, shape[i]);
         dataset.shape[i] = shape[i];
@@ -229,32 +243,35 @@ void h5_write_dataset(H5Writer *writer, H5Kind kind, const char *path, DType dty
     memory_reserve(&writer->datasets, writer->datasets_count, &writer->datasets_capacity);
     H5Growing *added = &writer->datasets[writer->datasets_count++];
     *added = dataset;
-    /* Even after a failure on this rank: the others are inside the same collective call. */
-    Status status = h5_writer_create(writer, added);
-    h5_writer_fail(writer, status);
+    added->block = memory_new((size_t)h5_blocks_count(added->bytes), sizeof *added->block);
+    added->hashed = memory_new((size_t)h5_blocks_count(added->bytes), 1);
+    if (writer->rank == 0 && writer->failed == STATUS_OK) {
+        Status status = h5_writer_create(writer, added, NULL);
+        h5_writer_fail(writer, status_failed(status) ? status : reserve_space(writer, added));
+    }
+    if (writer->size > 1)
+        comm_broadcast(writer->comm, 0, &added->offset, sizeof added->offset);
 }
 
-typedef struct BoxWrite {
-    H5Writer *writer;
-    H5Growing *dataset;
-    hid_t type;
-    const char *elements;
-} BoxWrite;
-
-static Status write_box(void *self, const hsize_t *start, const hsize_t *count, int64_t elements)
+/* Bytes [first, first + size) of a dataset. A block that is here as a whole is hashed, and its way to the disk begins: the
+ * disk works while the next one is copied, and the sync at the end finds little left. */
+static Status write_bytes(H5Writer *writer, H5Growing *dataset, size_t first, size_t size, const char *bytes)
 {
-    BoxWrite *box = self;
-    hsize_t flat = (hsize_t)elements;
-    hid_t memory = H5Screate_simple(1, &flat, NULL);
-    hid_t space = H5Dget_space(box->dataset->id);
-    Status status = status_ok();
-    if (memory < 0 || space < 0 || H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, count, NULL) < 0 ||
-        H5Dwrite(box->dataset->id, box->type, memory, space, H5P_DEFAULT, box->elements) < 0)
-        status = h5_library_error(STATUS_IO, "%s: cannot write %s", box->writer->temporary, box->dataset->path);
-    H5Sclose(space);
-    H5Sclose(memory);
-    box->elements += (size_t)elements * dtype_size(box->dataset->dtype);
-    return status;
+    for (size_t at = first; at < first + size;) {
+        size_t block = at / H5_BLOCK_BYTES, from = block * H5_BLOCK_BYTES;
+        size_t block_end = dataset->bytes - from < H5_BLOCK_BYTES ? dataset->bytes : from + H5_BLOCK_BYTES;
+        size_t end = block_end < first + size ? block_end : first + size;
+        bool whole = at == from && end == block_end;
+        if (whole)
+            dataset->block[block] = h5_digest_bytes(bytes, end - at);
+        dataset->hashed[block] = whole;
+        TRY(h5_raw_write(writer->fd, writer->temporary, dataset->offset + at, bytes, end - at));
+        if (end - at == H5_BLOCK_BYTES)
+            sync_file_range(writer->fd, (off_t)(dataset->offset + at), H5_BLOCK_BYTES, SYNC_FILE_RANGE_WRITE);
+        bytes += end - at;
+        at = end;
+    }
+    return status_ok();
 }
 
 void h5_write_elements(H5Writer *writer, const char *path, int64_t first, int64_t count, const void *elements)
@@ -263,11 +280,10 @@ void h5_write_elements(H5Writer *writer, const char *path, int64_t first, int64_
     REQUIRE(dataset != NULL, "%s: no h5_write_dataset before its elements", path);
     REQUIRE(first >= 0 && count >= 0 && first <= dataset->elements && count <= dataset->elements - first,
             "%s: elements [%" PRId64 ", +%" PRId64 ") of %" PRId64, path, first, count, dataset->elements);
-    if (writer->failed != STATUS_OK || count == 0)
+    if (writer->failed != STATUS_OK || count == 0 || dataset->offset == 0)
         return;
-    BoxWrite box = {writer, dataset, h5_library_type(dataset->dtype), elements};
-    h5_writer_fail(writer, h5_library_boxes(dataset->ndim, dataset->shape, first, count, write_box, &box));
-    H5Tclose(box.type);
+    size_t width = dtype_size(dataset->dtype);
+    h5_writer_fail(writer, write_bytes(writer, dataset, (size_t)first * width, (size_t)count * width, elements));
     dataset->written += count;
 }
 

@@ -13,15 +13,17 @@ typedef struct H5Growing {
     int64_t shape[H5_DIMS_MAX];
     int64_t elements, written; /* written: by this rank */
     size_t bytes;
-    uint64_t offset; /* in the file; 0 where there are no bytes */
-    hid_t id;
+    uint64_t offset; /* in the file; 0 where there are no bytes, or where it could not be made */
+    H5Digest *block; // (blocks) of those that this rank wrote in one piece
+    uint8_t *hashed; // (blocks) 1: block[] is known
 } H5Growing;
 
 struct H5Writer {
     Comm *comm; /* NULL: one process */
     int rank, size;
     char *path, *temporary;
-    hid_t file;
+    int fd;     /* every rank's own: elements go through it */
+    hid_t file; /* rank 0's: names, shapes and attributes go through it; -1 on the others */
     H5Growing *datasets;
     int datasets_count, datasets_capacity, recent;
     H5Attribute *attributes; /* strings are the writer's own */
@@ -36,10 +38,10 @@ int h5_team_rank(Comm *comm);
 int h5_team_size(Comm *comm);
 /* [collective] */
 Status h5_team_agree(Comm *comm, Status local);
-/* Make the groups above `path`. [collective] while the file is open by all ranks. */
+/* Rank 0: make the groups above `path`. [local] */
 Status h5_writer_groups(H5Writer *writer, const char *path);
-/* Make a dataset and the groups above it; sets id and offset. [collective] likewise. */
-Status h5_writer_create(H5Writer *writer, H5Growing *dataset);
+/* Rank 0: make a dataset and the groups above it, with these elements unless `elements` is NULL; sets the offset. [local] */
+Status h5_writer_create(H5Writer *writer, H5Growing *dataset, const void *elements);
 /* This rank's first failure as a Status. */
 Status h5_writer_status(const H5Writer *writer);
 /* [collective] Close and remove the temporary, free the writer. Returns `why`, its message still the current one. */

@@ -38,6 +38,20 @@ static Span view_part(const ParamView *view, Span flat)
 
 /* --- Writing --- */
 
+/* Part of a tensor as elements from `first` on. */
+static void write_part(H5Writer *writer, const char *path, Device *device, Tensor part, int64_t first)
+{
+    int64_t count = tensor_count(part);
+    const void *values = tensor_host(device, part);
+    float *copy = NULL;
+    if (!values) {
+        values = copy = memory_new((size_t)count, sizeof *copy);
+        tensor_read(device, part, copy);
+    }
+    h5_write_elements(writer, path, first, count, values);
+    memory_free(&copy);
+}
+
 static void write_parameters(Comm *comm, H5Writer *writer, const CheckpointModel *entry)
 {
     const Params *params = &entry->model->params;
@@ -46,13 +60,9 @@ static void write_parameters(Comm *comm, H5Writer *writer, const CheckpointModel
         const ParamView *view = &params->view[v];
         checkpoint_name(path, entry->role, "parameters", view->name);
         h5_write_dataset(writer, H5_SEMANTIC, path, DTYPE_F32, view->ndim, view->shape);
-        if (v % comm_size(comm) != comm_rank(comm))
-            continue;
-        int64_t count = view_elements(view);
-        float *values = memory_new((size_t)count, sizeof *values);
-        tensor_read(entry->model->device, tensor_range(params->value, view->offset, count), values);
-        h5_write_elements(writer, path, 0, count, values);
-        memory_free(&values);
+        if (v % comm_size(comm) == comm_rank(comm))
+            write_part(writer, path, entry->model->device,
+                       tensor_range(params->value, view->offset, view_elements(view)), 0);
     }
 }
 
@@ -65,14 +75,10 @@ static void write_moments(H5Writer *writer, const CheckpointModel *entry, const 
         checkpoint_name(path, entry->role, kind, view->name);
         h5_write_dataset(writer, H5_SEMANTIC, path, DTYPE_F32, view->ndim, view->shape);
         Span part = view_part(view, entry->slice);
-        int64_t count = part.to - part.from;
-        if (count == 0)
-            continue;
-        float *values = memory_new((size_t)count, sizeof *values);
-        tensor_read(entry->model->device, tensor_range(moments, view->offset + part.from - entry->slice.from, count),
-                    values);
-        h5_write_elements(writer, path, part.from, count, values);
-        memory_free(&values);
+        if (part.to > part.from)
+            write_part(writer, path, entry->model->device,
+                       tensor_range(moments, view->offset + part.from - entry->slice.from, part.to - part.from),
+                       part.from);
     }
 }
 
@@ -169,10 +175,14 @@ static Status read_view(H5File *file, const char *path, const ParamView *view, D
     int64_t count = part.to - part.from;
     if (count == 0 || !device->backend->computes)
         return status_ok();
-    float *values = memory_new((size_t)count, sizeof *values);
+    Tensor target = tensor_range(flat, view->offset + part.from - flat_first, count);
+    void *values = tensor_host(device, target);
+    if (values)
+        return h5_read_elements(file, dataset, part.from, count, values);
+    values = memory_new((size_t)count, sizeof(float));
     Status status = h5_read_elements(file, dataset, part.from, count, values);
     if (!status_failed(status))
-        tensor_write(device, tensor_range(flat, view->offset + part.from - flat_first, count), values);
+        tensor_write(device, target, values);
     memory_free(&values);
     return status;
 }

@@ -32,10 +32,17 @@ Status huggingface_read_shape(const char *directory, ModelShape *shape)
 
 /* --- Weight files ------------------------------------------------------------------------------------------------- */
 
+/* What becomes of a tensor of a file. */
+typedef struct Fate {
+    bool used;          /* it has a row */
+    const NameRow *row; /* NULL: nothing that this model has */
+    int view;
+} Fate;
+
 typedef struct Shards {
     const char *directory;
     Safetensors **file; /* in order of name */
-    bool **used;        /* per file and tensor */
+    Fate **fate;        /* per file and tensor */
     int count, capacity;
 } Shards;
 
@@ -43,10 +50,10 @@ static void shards_close(Shards *shards)
 {
     for (int i = 0; i < shards->count; i++) {
         safetensors_close(&shards->file[i]);
-        memory_free(&shards->used[i]);
+        memory_free(&shards->fate[i]);
     }
     memory_free(&shards->file);
-    memory_free(&shards->used);
+    memory_free(&shards->fate);
 }
 
 static Status shards_add(Shards *shards, const char *name)
@@ -54,14 +61,14 @@ static Status shards_add(Shards *shards, const char *name)
     int capacity = shards->capacity;
     memory_reserve(&shards->file, shards->count, &shards->capacity);
     if (capacity != shards->capacity)
-        shards->used = memory_resize(shards->used, (size_t)shards->capacity, sizeof *shards->used);
+        shards->fate = memory_resize(shards->fate, (size_t)shards->capacity, sizeof *shards->fate);
     char *path = text_join_path(shards->directory, name);
     Safetensors *file;
     Status status = safetensors_open(path, &file);
     memory_free(&path);
     TRY(status);
     shards->file[shards->count] = file;
-    shards->used[shards->count] = memory_new((size_t)safetensors_count(file), sizeof(bool));
+    shards->fate[shards->count] = memory_new((size_t)safetensors_count(file), sizeof **shards->fate);
     shards->count++;
     return status_ok();
 }
@@ -138,8 +145,10 @@ static Status shards_open(Shards *shards, const char *directory)
 typedef struct Import {
     Shards shards;
     const ModelShape *shape;
-    const Params *params; /* the layout; without memory in the first pass */
-    Device *device;       /* NULL: names and shapes are checked, nothing is read */
+    const Params *params; /* the layout; without memory while names and shapes are checked */
+    Device *device;       /* NULL in that time */
+    float *staging;       // (staging_elements) one tensor on its way
+    int64_t staging_elements;
     const NameTable *table;
     const char *prefix; /* the table's, or "" where a base model was saved alone */
     bool has_head;
@@ -174,30 +183,37 @@ static Status shape_expect(const Safetensors *file, const SafetensorsEntry *entr
     return status;
 }
 
-/* One tensor of a file into its rows of a view. */
-static Status tensor_load(Import *import, const NameRow *row, const ParamView *view, const Safetensors *file,
-                          int tensor)
+/* Room for so many floats, kept from tensor to tensor. */
+static float *staging_of(Import *import, int64_t elements)
 {
-    const SafetensorsEntry *entry = safetensors_entry(file, tensor);
-    int64_t from, rows, columns = view->shape[1];
-    huggingface_part(import->shape, view, row->part, &from, &rows);
-    int64_t expected[2] = {row->transposed ? columns : rows, row->transposed ? rows : columns};
-    TRY(shape_expect(file, entry, view->ndim, expected));
-    if (!import->device)
-        return status_ok();
-    float *values = memory_new((size_t)entry->elements, sizeof *values);
-    Status status = safetensors_read_f32(file, tensor, values);
-    if (!status_failed(status) && row->transposed) {
-        float *turned = memory_new((size_t)entry->elements, sizeof *turned);
+    if (elements > import->staging_elements) {
+        memory_free(&import->staging);
+        import->staging = memory_new((size_t)elements, sizeof *import->staging);
+        import->staging_elements = elements;
+    }
+    return import->staging;
+}
+
+/* One tensor of a file into its rows of a view: read where it belongs if the device lets us and it need not be turned. */
+static Status tensor_load(Import *import, const Fate *fate, const Safetensors *file, int tensor)
+{
+    const ParamView *view = &import->params->view[fate->view];
+    int64_t from, rows, columns = view->shape[1], elements = safetensors_entry(file, tensor)->elements;
+    huggingface_part(import->shape, view, fate->row->part, &from, &rows);
+    Tensor target = tensor_range(import->params->value, view->offset + from * columns, rows * columns);
+    float *place = tensor_host(import->device, target);
+    if (place && !fate->row->transposed)
+        return safetensors_read_f32(file, tensor, place);
+    float *values = staging_of(import, fate->row->transposed && !place ? 2 * elements : elements);
+    TRY(safetensors_read_f32(file, tensor, values));
+    if (fate->row->transposed) {
+        float *turned = place ? place : values + elements;
         huggingface_transpose(values, turned, rows, columns);
-        memory_free(&values);
         values = turned;
     }
-    if (!status_failed(status))
-        tensor_write(import->device, tensor_range(import->params->value, view->offset + from * columns, rows * columns),
-                     values);
-    memory_free(&values);
-    return status;
+    if (!place)
+        tensor_write(import->device, target, values);
+    return status_ok();
 }
 
 static bool kind_is_head(ViewKind kind)
@@ -205,16 +221,18 @@ static bool kind_is_head(ViewKind kind)
     return kind == VIEW_HEAD || kind == VIEW_SCORE_WEIGHT || kind == VIEW_SCORE_BIAS;
 }
 
-static Status row_load(Import *import, const NameRow *row, int64_t layer)
+/* Finds a row's tensor and says what will become of it. */
+static Status row_plan(Import *import, const NameRow *row, int64_t layer)
 {
     char name[NAME_BYTES_MAX];
     huggingface_row_name(row, import->prefix, layer, name, sizeof name);
     int file, tensor;
     bool found = shards_find(&import->shards, name, &file, &tensor);
-    int view = params_index(import->params, row->kind, layer);
+    int index = params_index(import->params, row->kind, layer);
+    Fate *fate = found ? &import->shards.fate[file][tensor] : NULL;
     if (found)
-        import->shards.used[file][tensor] = true;
-    if (view < 0 || (!found && row->optional))
+        fate->used = true;
+    if (index < 0 || (!found && row->optional))
         return status_ok();
     if (!found && kind_is_head(row->kind)) {
         import->has_head = false;
@@ -222,7 +240,14 @@ static Status row_load(Import *import, const NameRow *row, int64_t layer)
     }
     if (!found)
         return status_error(STATUS_INPUT, "%s: tensor %s is missing", import->shards.directory, name);
-    return tensor_load(import, row, &import->params->view[view], import->shards.file[file], tensor);
+    const ParamView *view = &import->params->view[index];
+    int64_t from, rows, columns = view->shape[1];
+    huggingface_part(import->shape, view, row->part, &from, &rows);
+    int64_t expected[2] = {row->transposed ? columns : rows, row->transposed ? rows : columns};
+    fate->row = row;
+    fate->view = index;
+    return shape_expect(import->shards.file[file], safetensors_entry(import->shards.file[file], tensor), view->ndim,
+                        expected);
 }
 
 static bool is_ignored(const NameTable *table, const char *name)
@@ -233,7 +258,7 @@ static bool is_ignored(const NameTable *table, const char *name)
     return false;
 }
 
-static Status tensors_load(Import *import)
+static Status tensors_plan(Import *import)
 {
     char name[NAME_BYTES_MAX];
     int file, tensor;
@@ -247,12 +272,12 @@ static Status tensors_load(Import *import)
     for (const NameRow *row = import->table->rows; row->name; row++) {
         int64_t layers = strstr(row->name, "%d") ? import->shape->layers : 1;
         for (int64_t layer = 0; layer < layers; layer++)
-            TRY(row_load(import, row, layer));
+            TRY(row_plan(import, row, layer));
     }
     for (int f = 0; f < import->shards.count; f++)
         for (int t = 0; t < safetensors_count(import->shards.file[f]); t++) {
             const char *left = safetensors_entry(import->shards.file[f], t)->name;
-            if (!import->shards.used[f][t] && !is_ignored(import->table, left))
+            if (!import->shards.fate[f][t].used && !is_ignored(import->table, left))
                 return status_error(STATUS_INPUT, "%s: tensor %s does not belong to a %s model of %lld layers",
                                     safetensors_path(import->shards.file[f]), left, import->shape->arch->name,
                                     (long long)import->shape->layers);
@@ -262,15 +287,29 @@ static Status tensors_load(Import *import)
 
 /* --- The whole directory ------------------------------------------------------------------------------------------ */
 
-static Status directory_digest(const Shards *shards, H5Digest *digest)
+/* A file's tensors in the order in which they lie, so that the disk is read once and from front to back, digest included. */
+static Status shard_load(Import *import, int index, H5Digest *digest)
 {
+    Safetensors *file = import->shards.file[index];
+    if (digest)
+        TRY(safetensors_digest_begin(file));
+    for (int t = 0; t < safetensors_count(file); t++)
+        if (import->shards.fate[index][t].row)
+            TRY(tensor_load(import, &import->shards.fate[index][t], file, t));
+    return digest ? safetensors_digest_end(file, digest) : status_ok();
+}
+
+/* `digest` NULL: nobody asks. */
+static Status directory_load(Import *import, H5Digest *digest)
+{
+    const Shards *shards = &import->shards;
     size_t count = (size_t)shards->count + 1;
     H5Digest *all = memory_new(count, sizeof *all);
     char *config = text_join_path(shards->directory, "config.json");
     Status status = h5_digest_file(config, &all[0]);
-    for (size_t i = 1; i < count && !status_failed(status); i++)
-        status = h5_digest_file(safetensors_path(shards->file[i - 1]), &all[i]);
-    if (!status_failed(status))
+    for (int i = 0; i < shards->count && !status_failed(status); i++)
+        status = shard_load(import, i, digest ? &all[i + 1] : NULL);
+    if (digest && !status_failed(status))
         *digest = h5_digest_bytes(all, count * sizeof *all);
     memory_free(&config);
     memory_free(&all);
@@ -283,7 +322,7 @@ static Status import_check(Import *import, HeadKind head)
     Params layout;
     params_layout(&layout, import->shape, head);
     import->params = &layout;
-    Status status = tensors_load(import);
+    Status status = tensors_plan(import);
     params_free(&layout);
     return status;
 }
@@ -303,14 +342,12 @@ Status huggingface_load(const char *directory, Device *device, HeadKind head, Mo
     import.device = device;
     if (digest)
         *digest = (H5Digest){0};
-    if (device->backend->computes) {
-        TRY_GOTO(tensors_load(&import), out);
-        if (digest)
-            TRY_GOTO(directory_digest(&import.shards, digest), out);
-    }
+    if (device->backend->computes)
+        TRY_GOTO(directory_load(&import, digest), out);
     if (has_head)
         *has_head = import.has_head;
 out:
+    memory_free(&import.staging);
     shards_close(&import.shards);
     if (status_failed(status))
         model_close(model);

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "core/base/status.h"
+#include "core/h5/h5.h"
 #include "core/tensor/dtype.h"
 
 enum { SAFETENSORS_DIMS_MAX = 8 };
@@ -46,6 +47,10 @@ int safetensors_find(const Safetensors *file, const char *name);
 Status safetensors_read(const Safetensors *file, int index, void *bytes);
 /* F32, BF16 or F16 widened to float (entry->elements); F64, integers and others are an error that says the type. */
 Status safetensors_read_f32(const Safetensors *file, int index, float *values);
+/* The digest of the whole file at little cost to who reads it anyway: what is read in order of index between the two calls is hashed on its way,
+ * the rest is read by the second one. */
+Status safetensors_digest_begin(Safetensors *file);
+Status safetensors_digest_end(Safetensors *file, H5Digest *digest);
 
 /* --- Writing: F32 tensors, one after another, whole or absent ------------------------------------------------------ */
 

@@ -119,6 +119,11 @@ void tensor_write(Device *device, Tensor tensor, const void *host)
     transfer_end(device, since, 2 * bytes);
 }
 
+void *tensor_host(const Device *device, Tensor tensor)
+{
+    return device->backend->computes && device->backend->host_visible ? tensor.data : NULL;
+}
+
 void tensor_copy(Device *device, Tensor to, Tensor from)
 {
     REQUIRE(to.dtype == from.dtype && tensor_count(to) == tensor_count(from),

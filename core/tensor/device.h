@@ -70,6 +70,9 @@ void device_run(Device *device, OpKind op, const void *args);
 /* Explicit, counted transfers; whole tensors. On a dry device a read gives zeros. */
 void tensor_read(Device *device, Tensor tensor, void *host);
 void tensor_write(Device *device, Tensor tensor, const void *host);
+/* Where a reader or writer of files may move a tensor's bytes itself, without a copy between; NULL: this device's memory is not
+ * host_visible, and tensor_read and tensor_write are the way. */
+void *tensor_host(const Device *device, Tensor tensor);
 void tensor_copy(Device *device, Tensor to, Tensor from);
 void tensor_zero(Device *device, Tensor tensor);
 
