@@ -68,10 +68,14 @@ static void count_cores_of_node(Bootstrap *bootstrap)
     MPI_Comm_free(&node);
 }
 
+/* Open MPI yields only where it knows that it has more ranks than cores, which it does not under a container's CPU quota or
+ * with slots that somebody wrote down: a PPO iteration of four ranks on two cores then took 1.60 s instead of 0.72. Yielding
+ * costs nothing where every rank has its core. */
 static Status open_mpi(Bootstrap *bootstrap, int launched, const char *launcher)
 {
     int provided, size, rank;
     h5_library_start();
+    environment_set_yield();
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
         return status_error(STATUS_IO, "MPI_Init_thread failed");
     bootstrap->uses_mpi = true;

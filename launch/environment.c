@@ -20,6 +20,9 @@ static const struct {
     [ENVIRONMENT_PMIX_RANK] = {"PMIX_RANK", "set by launchers that speak PMIx: this process is a rank"},
     [ENVIRONMENT_SLURM_PROCID] = {"SLURM_PROCID", "set by Slurm: the task's number"},
     [ENVIRONMENT_SLURM_TASKS] = {"SLURM_STEP_NUM_TASKS", "set by srun for the tasks of a step: how many there are"},
+    [ENVIRONMENT_YIELD] = {"OMPI_MCA_mpi_yield_when_idle",
+                           "Open MPI's: 1: a rank that waits for another gives its core away between looks; 1 unless "
+                           "this is set"},
     [ENVIRONMENT_WAIT_POLICY] = {"OMP_WAIT_POLICY",
                                  "OpenMP's: active or passive waiting of idle threads; see GOMP_SPINCOUNT"},
     [ENVIRONMENT_SPIN_COUNT] = {"GOMP_SPINCOUNT",
@@ -65,6 +68,11 @@ bool environment_set_spin(void)
     if (getenv(rows[ENVIRONMENT_WAIT_POLICY].name) || getenv(rows[ENVIRONMENT_SPIN_COUNT].name))
         return false;
     return setenv(rows[ENVIRONMENT_SPIN_COUNT].name, "1000", 1) == 0;
+}
+
+void environment_set_yield(void)
+{
+    setenv(rows[ENVIRONMENT_YIELD].name, "1", 0);
 }
 
 int environment_launched_ranks(const char **launcher)

@@ -22,6 +22,7 @@ typedef enum EnvironmentName {
     ENVIRONMENT_PMIX_RANK,    /* PMIX_RANK */
     ENVIRONMENT_SLURM_PROCID, /* SLURM_PROCID */
     ENVIRONMENT_SLURM_TASKS,  /* SLURM_STEP_NUM_TASKS */
+    ENVIRONMENT_YIELD,        /* OMPI_MCA_mpi_yield_when_idle */
     ENVIRONMENT_WAIT_POLICY,  /* OMP_WAIT_POLICY */
     ENVIRONMENT_SPIN_COUNT,   /* GOMP_SPINCOUNT */
     ENVIRONMENT_COUNT
@@ -41,7 +42,9 @@ void environment_set_live(void);
 /* Let idle threads of OpenMP spin for microseconds, not milliseconds (GOMP_SPINCOUNT), in programs started from here. False
  * when the environment already says how threads shall wait. */
 bool environment_set_spin(void);
-
+/* Ranks of Open MPI that wait for another give their core away (OMPI_MCA_mpi_yield_when_idle=1), unless the environment says
+ * otherwise. Before MPI_Init. */
+void environment_set_yield(void);
 /* How many ranks the launcher (mpirun, mpiexec, srun) started this process among: 0 when there is none, -1 when there is
  * one that does not say. *launcher: what told so ("OMPI_COMM_WORLD_SIZE"), may be NULL. A shell inside a Slurm allocation
  * is not a launched rank; a task of a step is. */

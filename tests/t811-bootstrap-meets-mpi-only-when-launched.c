@@ -27,6 +27,19 @@ static void test_mpi_only_for_several_ranks(void **state)
     assert_int_equal(comm_mpi_handle(bootstrap.comm) != NULL, launched > 1);
 }
 
+/* The variable that mpirun set for this test was taken away before the bootstrap. */
+static void test_waiting_ranks_yield_unless_told_otherwise(void **state)
+{
+    (void)state;
+    const char *name = environment_name(ENVIRONMENT_YIELD);
+    assert_int_equal(environment_get(ENVIRONMENT_YIELD) != NULL, environment_launched_ranks(NULL) > 1);
+    environment_set_yield();
+    assert_string_equal(environment_get(ENVIRONMENT_YIELD), "1");
+    setenv(name, "0", 1);
+    environment_set_yield();
+    assert_string_equal(environment_get(ENVIRONMENT_YIELD), "0");
+}
+
 static void test_every_rank_has_the_same_threads(void **state)
 {
     (void)state;
@@ -89,6 +102,7 @@ static void test_singletons_of_a_foreign_launcher_are_refused(void **state)
 
 int main(int argc, char **argv)
 {
+    unsetenv(environment_name(ENVIRONMENT_YIELD));
     Status status = bootstrap_open(&bootstrap);
     if (argc == 2 && strcmp(argv[1], "open") == 0) {
         fprintf(stderr, "%s\n", status_message());
@@ -100,6 +114,7 @@ int main(int argc, char **argv)
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mpi_only_for_several_ranks),
+        cmocka_unit_test(test_waiting_ranks_yield_unless_told_otherwise),
         cmocka_unit_test(test_every_rank_has_the_same_threads),
         cmocka_unit_test(test_singletons_of_a_foreign_launcher_are_refused),
         cmocka_unit_test(test_launchers_are_known),
