@@ -56,7 +56,7 @@ void stage_memory_print(const StageMemory *memory, Text *text)
     const char *hungriest = "";
     size_t most = stage_memory_most(memory, &hungriest);
     print_row(text, "models", memory->models);
-    print_row(text, "gradients and moments", memory->training);
+    print_row(text, "optimizer moments", memory->training);
     for (int i = 0; i < memory->phases; i++) {
         if (memory->phase[i].bytes == 0)
             continue;
@@ -71,6 +71,6 @@ void stage_memory_print(const StageMemory *memory, Text *text)
         snprintf(name, sizeof name, "%d ranks on one node", memory->ranks);
         print_row(text, name, most * (size_t)memory->ranks);
     }
-    text_printf(text, "  gradient buffers of a model: %d = 1 + log2(%lld lanes / %d ranks)\n", memory->gradient_buffers,
+    text_printf(text, "  gradient buffers of a step: %d = 1 + log2(%lld lanes / %d ranks)\n", memory->gradient_buffers,
                 (long long)memory->lanes, memory->ranks);
 }

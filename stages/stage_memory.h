@@ -13,8 +13,8 @@ typedef struct StageMemory {
     int64_t lanes;
     int gradient_buffers; /* of each trained model: 1 + log2(lanes / ranks) */
     size_t models;        /* bytes: parameters of all models, trained or not, and their tables */
-    size_t training;      /* bytes: gradients and moments of the trained ones */
-    /* Most bytes of the step arena (activations, caches, batches) in each phase. */
+    size_t training;      /* bytes: optimizer moments of the trained ones */
+    /* Most bytes of the step arena (activations, gradients, caches, batches) in each phase. */
     struct {
         const char *name; /* static string */
         size_t bytes;

@@ -275,7 +275,7 @@ static void test_plans_differ_where_experiments_do(void **state)
     stage_memory_print(&small[2], &table);
     assert_contains(text_string(&table), "step: rollout");
     assert_contains(text_string(&table), "4 ranks on one node");
-    assert_contains(text_string(&table), "gradient buffers of a model: 1 = 1 + log2(4 lanes / 4 ranks)");
+    assert_contains(text_string(&table), "gradient buffers of a step: 1 = 1 + log2(4 lanes / 4 ranks)");
     text_free(&table);
 }
 

@@ -45,7 +45,7 @@ static void test_every_stage_has_its_table(void **state)
     assert_contains(out, "step: evaluate");
     assert_contains(out, "step: rollout");
     assert_contains(out, "step: update");
-    assert_contains(out, "gradient buffers of a model: 2 = 1 + log2(8 lanes / 4 ranks)");
+    assert_contains(out, "gradient buffers of a step: 2 = 1 + log2(8 lanes / 4 ranks)");
     assert_contains(out, "4 ranks on one node");
     /* 68e9 parameters: terabytes for PPO's three models and what two of them learn with. */
     assert_contains(out, "TiB");

@@ -1,8 +1,8 @@
 /* arena.h -- memory by lifetime: everything of one lifetime stands in one arena and goes at once.
  *
  *        run      until the process ends         e.g. vocabulary tables on the device
- *        model    while a model is loaded        parameters, gradients, optimizer moments, KV cache
- *        step     one unit of work               activations, their gradients, token batches
+ *        model    while a model is loaded        parameters, optimizer moments
+ *        step     one unit of work, or a step    activations, gradients, KV cache, token batches
  *        scratch  inside one op                  partial sums, one chunk of logits
  *
  * Why:   no tensor owns memory, so nothing is freed twice or forgotten, and a plan is the arenas' high-water marks

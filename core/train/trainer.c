@@ -16,13 +16,11 @@ static int log2_of(int64_t value)
 Status trainer_open(Trainer *trainer, Model *model, Comm *comm, const OptimizerConfig *optimizer, int64_t lanes,
                     int64_t steps_total, Arena *arena)
 {
-    *trainer = (Trainer){.model = model, .comm = comm, .lanes = lanes, .arena = arena};
+    *trainer = (Trainer){.model = model, .comm = comm, .lanes = lanes};
     TRY(shard_check(lanes, comm_size(comm)));
     optimizer_open(&trainer->optimizer, optimizer, &model->params, comm, model->device, arena, steps_total);
     trainer->buffers = 1 + log2_of(lanes / comm_size(comm));
     trainer->buffer = memory_new((size_t)trainer->buffers, sizeof *trainer->buffer);
-    for (int i = 0; i < trainer->buffers; i++)
-        trainer->buffer[i] = tensor_new1(arena, DTYPE_F32, model->params.count);
     trainer->tape = tape_open();
     return status_ok();
 }
@@ -131,6 +129,8 @@ Status trainer_step(Trainer *trainer, Exec *exec, int64_t units, UnitFunction un
     Tape *tape = exec->tape;
     size_t mark = arena_mark(exec->step);
     *report = (StepReport){0};
+    for (int i = 0; i < trainer->buffers; i++)
+        trainer->buffer[i] = tensor_new1(exec->step, DTYPE_F32, params->count);
     Walk walk = walk_new(comm, exec, trainer->lanes, units, unit, context, stats_count);
     exec->tape = trainer->tape;
     Status status = accumulate_lanes(trainer, exec, &walk, units);

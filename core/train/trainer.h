@@ -2,7 +2,8 @@
  *
  * A unit is a micro-batch whose content is a function of configuration and data. Units go to `lanes` contiguously; in a lane gradients
  * accumulate in order; lanes join in a binary tree, first inside a rank, then across ranks (reduce.h). Statistics are doubles per unit, gathered and
- * added in unit order on every rank. Losses carry their global normaliser in the weights (known before the step), so accumulation changes nothing. */
+ * added in unit order on every rank. Gradients live in the step arena, so trainers that step in turn, and whatever else comes between steps, share
+ * that memory. Losses carry their global normaliser in the weights (known before the step), so accumulation changes nothing. */
 #ifndef CORE_TRAIN_TRAINER_H
 #define CORE_TRAIN_TRAINER_H
 
@@ -16,8 +17,7 @@ typedef struct Trainer {
     Comm *comm;
     Optimizer optimizer;
     int64_t lanes;
-    Arena *arena;   /* model lifetime: gradient buffers and moments */
-    Tensor *buffer; /* 1 + log2(lanes / ranks) gradient buffers (count) */
+    Tensor *buffer; /* 1 + log2(lanes / ranks) gradient buffers (count), in the step arena while a step lasts */
     int buffers;
     Tape *tape;
     double *unit_stats; /* of the step's units, in order (host), grown as needed */
@@ -34,7 +34,7 @@ typedef struct StepReport {
     double grad_norm, lr;
 } StepReport;
 
-/* Lanes and ranks must satisfy shard_check. `arena` keeps gradients and moments. */
+/* Lanes and ranks must satisfy shard_check. `arena` keeps the moments. */
 Status trainer_open(Trainer *trainer, Model *model, Comm *comm, const OptimizerConfig *optimizer, int64_t lanes,
                     int64_t steps_total, Arena *arena);
 void trainer_close(Trainer *trainer);
