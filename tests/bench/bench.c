@@ -1,10 +1,11 @@
 /* bench.c -- our side of the side-by-side benchmark: sets up one piece of work, then does it as often as it is told to.
  *
- *        build/tests/bench WORK key=value ... [threads=N] [isa=NAME] [profile=1] [rounds=N]
+ *        build/tests/bench WORK key=value ... [threads=N] [isa=NAME] [profile=1] [repeat=N] [rounds=N]
  *
  * Protocol (the peers' workers speak it too): one JSON line {"ready": true, "setup_seconds": s}; for each line "go" on standard input the work is
  * done once, and one line {"seconds": s, ...} tells; "end", or the end of input, brings {"peak_bytes": n} and the end. With rounds=N nothing is
- * read: N rounds are done after one to warm up, for a person. profile=1 then prints where the time of the rounds went, op by op.
+ * read: N rounds are done after one to warm up, for a person. profile=1 then prints where the time of the rounds went, op by op. repeat=N makes one round of
+ * N times the work, with the mean of each figure: work of a few milliseconds says nothing by itself.
  * Under mpirun rank 0 listens and tells; all ranks do the work. */
 #include <stdio.h>
 #include <string.h>
@@ -65,16 +66,33 @@ static void figures_print(const Figures *figures)
     fflush(stdout);
 }
 
+/* One round: the work `repeat` times, and the mean of each figure. [collective] */
+static Status round_run(Bench *bench, const Work *work, void *self, int64_t repeat, Figures *mean)
+{
+    *mean = (Figures){0};
+    for (int64_t i = 0; i < repeat; i++) {
+        Figures figures = {0};
+        TRY(work->once(bench, self, &figures));
+        for (int f = 0; f < figures.count; f++) {
+            if (i == 0)
+                figures_add(mean, figures.figure[f].name, 0);
+            mean->figure[f].value += figures.figure[f].value / (double)repeat;
+        }
+    }
+    return status_ok();
+}
+
 /* For a person: `rounds` rounds after one that warms up, and on request where their time went. */
-static Status rounds_run(Bench *bench, const Work *work, void *self, int64_t rounds, bool tell, bool profile)
+static Status rounds_run(Bench *bench, const Work *work, void *self, int64_t rounds, int64_t repeat, bool tell,
+                         bool profile)
 {
     for (int64_t round = -1; round < rounds; round++) {
         if (round == 0 && profile) {
             TRY(op_profile_open(&bench->device));
             op_profile_phase(bench->device.profile, "rounds");
         }
-        Figures figures = {0};
-        TRY(work->once(bench, self, &figures));
+        Figures figures;
+        TRY(round_run(bench, work, self, repeat, &figures));
         if (tell)
             figures_print(&figures);
     }
@@ -104,6 +122,7 @@ static Status work_run(Bench *bench, const Work *work, double started)
     void *self = NULL;
     const bool tell = comm_rank(bench->comm) == 0;
     int64_t rounds = bench_int(bench, "rounds", 0);
+    const int64_t repeat = bench_int(bench, "repeat", 1);
     const bool profile = bench_int(bench, "profile", 0) != 0;
     Status status = work->open(bench, &self);
     if (!status_failed(status))
@@ -113,10 +132,10 @@ static Status work_run(Bench *bench, const Work *work, double started)
         fflush(stdout);
     }
     if (!status_failed(status) && rounds > 0)
-        status = rounds_run(bench, work, self, rounds, tell, profile);
+        status = rounds_run(bench, work, self, rounds, repeat, tell, profile);
     while (!status_failed(status) && rounds <= 0 && driver_says_go(bench)) {
-        Figures figures = {0};
-        status = work->once(bench, self, &figures);
+        Figures figures;
+        status = round_run(bench, work, self, repeat, &figures);
         if (!status_failed(status) && tell)
             figures_print(&figures);
     }
@@ -162,7 +181,7 @@ int main(int argc, char **argv)
         if (argc > 1 && strcmp(works[i]->name, argv[1]) == 0)
             work = works[i];
     if (!work) {
-        fprintf(stderr, "bench WORK key=value ... [threads=N] [isa=NAME] [profile=1] [rounds=N]\n");
+        fprintf(stderr, "bench WORK key=value ... [threads=N] [isa=NAME] [profile=1] [repeat=N] [rounds=N]\n");
         for (int i = 0; i < WORKS; i++)
             fprintf(stderr, "  %-8s %s\n", works[i]->name, works[i]->help);
         return (int)STATUS_USAGE;

@@ -130,3 +130,11 @@ Status lengths_read(const char *path, int64_t count, int64_t each, int64_t **len
         fclose(file);
     return status_ok();
 }
+
+double lengths_pairs(const int64_t *length, int64_t count)
+{
+    double pairs = 0;
+    for (int64_t i = 0; i < count; i++)
+        pairs += 0.5 * (double)length[i] * (double)(length[i] + 1);
+    return pairs;
+}

@@ -66,5 +66,7 @@ Status model_random(Bench *bench, const char *shape, HeadKind head, Model *model
 void tokens_random(uint64_t seed, int64_t vocab, int64_t count, int32_t *token);
 /* Lengths of `count` sequences in tokens: `each`, or one per line of a file. memory_free *length. */
 Status lengths_read(const char *path, int64_t count, int64_t each, int64_t **length, int64_t *total, int64_t *longest);
+/* (query, key) pairs that causal attention visits in sequences of these lengths. */
+double lengths_pairs(const int64_t *length, int64_t count);
 
 #endif

@@ -47,6 +47,7 @@ static Status score_once(Bench *bench, void *self, Figures *figures)
     double seconds = profile_seconds() - since;
     figures_add(figures, "seconds", seconds);
     figures_add(figures, "tokens", (double)own->tokens);
+    figures_add(figures, "pairs", lengths_pairs(own->length, own->count));
     figures_add(figures, "tokens_per_second", (double)own->tokens / seconds);
     return status_ok();
 }

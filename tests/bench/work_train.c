@@ -100,6 +100,8 @@ static Status train_once(Bench *bench, void *self, Figures *figures)
     }
     figures_add(figures, "seconds", profile_seconds() - since);
     figures_add(figures, "tokens", (double)train->tokens);
+    figures_add(figures, "pairs", lengths_pairs(train->length, train->steps * train->batch));
+    figures_add(figures, "steps", (double)train->steps);
     figures_add(figures, "loss", loss);
     figures_add(figures, "step_bytes", (double)bench->step.high_water);
     return status_ok();
