@@ -83,9 +83,9 @@ static void score_unit(const RewardModel *judge, Exec *exec, const int32_t *cons
     int64_t sequences = to - from, tokens = 0;
     for (int64_t i = from; i < to; i++)
         tokens += length[i];
-    int32_t *start = memory_new((size_t)sequences + 1, sizeof *start);
-    int32_t *last = memory_new((size_t)sequences, sizeof *last);
-    int32_t *flat = memory_new((size_t)tokens, sizeof *flat);
+    int32_t *start = memory_borrow((size_t)sequences + 1, sizeof *start);
+    int32_t *last = memory_borrow((size_t)sequences, sizeof *last);
+    int32_t *flat = memory_borrow((size_t)tokens, sizeof *flat);
     for (int64_t i = 0; i < sequences; i++) {
         memcpy(flat + start[i], token[from + i], (size_t)length[from + i] * sizeof *flat);
         start[i + 1] = start[i] + (int32_t)length[from + i];
@@ -100,9 +100,9 @@ static void score_unit(const RewardModel *judge, Exec *exec, const int32_t *cons
     Tensor reward = model_score(&judge->model, &inference, hidden);
     tensor_read(exec->device, reward, score + from);
     arena_rewind(exec->step, mark);
-    memory_free(&flat);
-    memory_free(&last);
-    memory_free(&start);
+    memory_return(&flat);
+    memory_return(&last);
+    memory_return(&start);
 }
 
 Status reward_model_score(const RewardModel *judge, Exec *exec, const int32_t *const *token, const int64_t *length,
@@ -175,9 +175,9 @@ static Status encode_sample(const Tokenizer *tokenizer, const RewardSample *samp
 static Status model_judge_score(void *self, Exec *exec, const RewardSample *samples, int64_t count, float *score)
 {
     const ModelJudge *own = self;
-    const int32_t **token = memory_new((size_t)count, sizeof *token);
-    int64_t *length = memory_new((size_t)count, sizeof *length);
-    TemplateTokens *encoded = memory_new((size_t)count, sizeof *encoded);
+    const int32_t **token = memory_borrow((size_t)count, sizeof *token);
+    int64_t *length = memory_borrow((size_t)count, sizeof *length);
+    TemplateTokens *encoded = memory_borrow((size_t)count, sizeof *encoded);
     Status status = status_ok();
     for (int64_t i = 0; i < count; i++) {
         token[i] = samples[i].token;
@@ -196,9 +196,9 @@ static Status model_judge_score(void *self, Exec *exec, const RewardSample *samp
 out:
     for (int64_t i = 0; i < count; i++)
         template_tokens_free(&encoded[i]);
-    memory_free(&encoded);
-    memory_free(&length);
-    memory_free(&token);
+    memory_return(&encoded);
+    memory_return(&length);
+    memory_return(&token);
     return status;
 }
 

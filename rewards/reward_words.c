@@ -176,7 +176,7 @@ double lexicon_sum(const Lexicon *lexicon, const char *text, int64_t *words)
 {
     double sum = 0;
     int64_t count = 0;
-    char *copy = memory_strdup(text);
+    char *copy = strcpy(memory_borrow(strlen(text) + 1, 1), text);
     for (char *token = copy; *token;) {
         if (is_space(*token)) {
             token++;
@@ -190,7 +190,7 @@ double lexicon_sum(const Lexicon *lexicon, const char *text, int64_t *words)
         sum += token_score(lexicon, token, &count);
         token = next;
     }
-    memory_free(&copy);
+    memory_return(&copy);
     if (words)
         *words = count;
     return sum;

@@ -239,13 +239,26 @@ Status ppo_iterate(Ppo *ppo)
     ppo->phase = PPO_SAMPLE;
     memset(&ppo->update, 0, sizeof ppo->update);
     ppo->entropy = 0;
-    rollout_free(&ppo->rollout);
-    units_free(&ppo->plan);
+    rollout_clear(&ppo->rollout);
     stage->step_index++;
     return stage_log_end(stage, tokens);
 }
 
 /* --- What it stands on --- */
+
+enum { ANSWER_BYTES_PER_TOKEN = 8 }; /* twice what texts have */
+
+/* Room for the longest sequences there can be, so that no iteration but the first needs more memory. */
+static void ppo_reserve(Ppo *ppo, int64_t longest)
+{
+    const PpoConfig *config = &ppo->config;
+    int rewards = config_count(ppo->stage.config, "ppo.rewards");
+    rollout_reserve(&ppo->rollout, config->batch, config->batch * longest, config->batch * config->max_new, rewards);
+    rollout_reserve(&ppo->own, config->batch, config->batch * longest, config->batch * config->max_new, rewards);
+    unit_batch_reserve(&ppo->unit, config->unit_tokens > longest ? config->unit_tokens : longest);
+    text_reserve(&ppo->words,
+                 (size_t)(config->unit_prompts * config->samples_per_prompt * longest) * ANSWER_BYTES_PER_TOKEN);
+}
 
 static Status ppo_prepare(Ppo *ppo)
 {
@@ -280,6 +293,7 @@ static Status ppo_prepare(Ppo *ppo)
     TRY(stage_check_length(stage, &ppo->actor.shape, longest));
     TRY(stage_check_length(stage, &ppo->reference.shape, longest));
     TRY(stage_check_length(stage, &ppo->critic.shape, longest));
+    ppo_reserve(ppo, longest);
     TRY(rewards_open(&ppo->rewards, stage->comm, stage->device, ppo->tokenizer, stage->config, "ppo.rewards"));
     if (ppo->rewards.count == 0)
         return config_error(stage->config, "ppo.rewards", "a list of at least one reward is needed");
@@ -430,6 +444,8 @@ void ppo_close(Ppo *ppo, StageMemory *memory)
     rewards_close(&ppo->rewards);
     dataset_close(&ppo->prompts);
     rollout_free(&ppo->rollout);
+    rollout_free(&ppo->own);
+    text_free(&ppo->words);
     units_free(&ppo->plan);
     unit_batch_free(&ppo->unit);
     memory_free(&ppo->order);

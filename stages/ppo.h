@@ -55,6 +55,9 @@ typedef struct Ppo {
     /* Scratch of units, grown once. */
     UnitBatch unit;
     int64_t *order; /* units of the minibatch at hand */
+    int64_t order_capacity;
+    Rollout own; /* what this rank sampled of the rollout */
+    Text words;  /* of the unit that is being judged */
     int64_t minibatch_units;
     double minibatch_tokens;
 } Ppo;

@@ -13,13 +13,12 @@
 void ppo_plan_units(Ppo *ppo)
 {
     const Rollout *rollout = &ppo->rollout;
-    int64_t *length = memory_new((size_t)rollout->sequences, sizeof *length);
+    int64_t *length = memory_borrow((size_t)rollout->sequences, sizeof *length);
     for (int64_t i = 0; i < rollout->sequences; i++)
         length[i] = rollout->start[i + 1] - rollout->start[i];
-    units_free(&ppo->plan);
-    ppo->plan =
-        units_plan(length, rollout->sequences, ppo->config.unit_tokens, ppo->stage.run.lanes * ppo->config.minibatches);
-    memory_free(&length);
+    units_plan(&ppo->plan, length, rollout->sequences, ppo->config.unit_tokens,
+               ppo->stage.run.lanes * ppo->config.minibatches);
+    memory_return(&length);
 }
 
 void ppo_unit(Ppo *ppo, int64_t unit, float weight)
@@ -84,14 +83,14 @@ static void ppo_share(Ppo *ppo, float *column)
 {
     Comm *comm = ppo->stage.comm;
     int ranks = comm_size(comm);
-    size_t *offsets = memory_new((size_t)ranks + 1, sizeof *offsets);
+    size_t *offsets = memory_borrow((size_t)ranks + 1, sizeof *offsets);
     for (int rank = 0; rank < ranks; rank++) {
         Span units = shard_rank_units(ppo->plan.units, ppo->stage.run.lanes, ranks, rank);
         int64_t end = ppo->rollout.response_start[ppo->plan.unit_start[units.to]];
         offsets[rank + 1] = (size_t)end * sizeof *column;
     }
     comm_allgather_parts(comm, column, offsets);
-    memory_free(&offsets);
+    memory_return(&offsets);
 }
 
 static Status ppo_check_finite(const Ppo *ppo, const char *what, const float *values)
@@ -141,7 +140,7 @@ void ppo_advantage(Ppo *ppo)
     Exec *exec = &ppo->stage.exec;
     size_t mark = arena_mark(exec->step);
     int64_t tokens = rollout->responses;
-    int32_t *start = memory_new((size_t)rollout->sequences + 1, sizeof *start);
+    int32_t *start = memory_borrow((size_t)rollout->sequences + 1, sizeof *start);
     for (int64_t i = 0; i <= rollout->sequences; i++)
         start[i] = (int32_t)rollout->response_start[i];
     Ragged rows = ragged_make(exec->device, exec->step, start, rollout->sequences);
@@ -163,6 +162,6 @@ void ppo_advantage(Ppo *ppo)
     tensor_read(exec->device, kl, rollout->kl);
     tensor_read(exec->device, advantage, rollout->advantage);
     tensor_read(exec->device, returns, rollout->returns);
-    memory_free(&start);
+    memory_return(&start);
     arena_rewind(exec->step, mark);
 }

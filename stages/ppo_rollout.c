@@ -14,7 +14,7 @@ typedef struct Response {
     int64_t prompt_id;
     int32_t sample_index;
     Sequence prompt;
-    int32_t *token;
+    int32_t *token; /* (max_new) */
     float *logprob;
     int64_t count;
     bool stopped;
@@ -40,16 +40,14 @@ static Status ppo_generate(Ppo *ppo, Span prompts, Response *responses)
 {
     const PpoConfig *config = &ppo->config;
     int64_t count = (prompts.to - prompts.from) * config->samples_per_prompt;
-    GenerateRequest *requests = memory_new((size_t)count, sizeof *requests);
-    GenerateResult *results = memory_new((size_t)count, sizeof *results);
+    GenerateRequest *requests = memory_borrow((size_t)count, sizeof *requests);
+    GenerateResult *results = memory_borrow((size_t)count, sizeof *results);
     for (int64_t i = 0; i < count; i++) {
         int64_t prompt = prompts.from + i / config->samples_per_prompt, sample = i % config->samples_per_prompt;
         Response *response = &responses[i];
         response->prompt_id = ppo_prompt(ppo, prompt);
         response->sample_index = (int32_t)sample;
         response->prompt = dataset_sequence(ppo->prompts, response->prompt_id);
-        response->token = memory_new((size_t)config->max_new, sizeof *response->token);
-        response->logprob = memory_new((size_t)config->max_new, sizeof *response->logprob);
         requests[i] = (GenerateRequest){
             .prompt = response->prompt.token,
             .prompt_count = response->prompt.count,
@@ -72,64 +70,77 @@ static Status ppo_generate(Ppo *ppo, Span prompts, Response *responses)
         responses[i].count = results[i].count;
         responses[i].stopped = results[i].stopped;
     }
-    memory_free(&results);
-    memory_free(&requests);
+    memory_return(&results);
+    memory_return(&requests);
     return status;
 }
 
-/* Text of tokens without special ones, into a Text of its own. */
-static Status ppo_text(const Ppo *ppo, const int32_t *token, int64_t count, unsigned flags, Text *text)
+/* Append the text of tokens without special ones, and its end, to ppo->words; *at is where it begins. */
+static Status ppo_text(Ppo *ppo, const int32_t *token, int64_t count, unsigned flags, size_t *at)
 {
-    text_append(text, "", 0);
-    return tokenizer_decode(ppo->tokenizer, token, count, TOKENIZER_SKIP_SPECIAL | flags, text);
+    *at = ppo->words.size;
+    TRY(tokenizer_decode(ppo->tokenizer, token, count, TOKENIZER_SKIP_SPECIAL | flags, &ppo->words));
+    text_append(&ppo->words, "", 1);
+    return status_ok();
+}
+
+/* What judges are given: texts, and prompt and response in a row in `token`, which has room for all of them. */
+static Status ppo_samples(Ppo *ppo, const Response *responses, int64_t count, int32_t *token, RewardSample *samples)
+{
+    size_t *prompt = memory_borrow((size_t)count, sizeof *prompt),
+           *answer = memory_borrow((size_t)count, sizeof *answer);
+    Status status = status_ok();
+    text_clear(&ppo->words);
+    for (int64_t i = 0; i < count && !status_failed(status); i++) {
+        const Response *response = &responses[i];
+        status = ppo_text(ppo, response->prompt.token, response->prompt.count, 0, &prompt[i]);
+        if (!status_failed(status))
+            status = ppo_text(ppo, response->token, response->count, TOKENIZER_CONTINUE, &answer[i]);
+    }
+    for (int64_t i = 0; i < count && !status_failed(status); i++) { /* now ppo->words grows no more */
+        const Response *response = &responses[i];
+        samples[i] = (RewardSample){
+            .prompt = ppo->words.bytes + prompt[i],
+            .response = ppo->words.bytes + answer[i],
+            .fields = dataset_fields(ppo->prompts, response->prompt_id),
+            .token = token,
+            .count = response->prompt.count + response->count,
+            .prompt_count = response->prompt.count,
+            .stopped = response->stopped,
+        };
+        memcpy(token, response->prompt.token, (size_t)response->prompt.count * sizeof *token);
+        memcpy(token + response->prompt.count, response->token, (size_t)response->count * sizeof *token);
+        token += samples[i].count;
+    }
+    memory_return(&answer);
+    memory_return(&prompt);
+    return status;
 }
 
 /* What every judge says of one unit's responses. */
 static Status ppo_judge(Ppo *ppo, Response *responses, int64_t count)
 {
-    RewardSample *samples = memory_new((size_t)count, sizeof *samples);
-    Text *prompts = memory_new((size_t)count, sizeof *prompts), *answers = memory_new((size_t)count, sizeof *answers);
-    int32_t **tokens = memory_new((size_t)count, sizeof *tokens);
-    float *total = memory_new((size_t)count, sizeof *total), *component[REWARDS_MAX] = {0};
+    int64_t tokens = 0;
+    for (int64_t i = 0; i < count; i++)
+        tokens += responses[i].prompt.count + responses[i].count;
+    int32_t *token = memory_borrow((size_t)tokens, sizeof *token);
+    RewardSample *samples = memory_borrow((size_t)count, sizeof *samples);
+    float *total = memory_borrow((size_t)count, sizeof *total), *component[REWARDS_MAX];
+    float *components = memory_borrow((size_t)(count * ppo->rewards.count), sizeof *components);
     for (int r = 0; r < ppo->rewards.count; r++)
-        component[r] = memory_new((size_t)count, sizeof *component[r]);
-    Status status = status_ok();
-    for (int64_t i = 0; i < count; i++) {
-        Response *response = &responses[i];
-        TRY_GOTO(ppo_text(ppo, response->prompt.token, response->prompt.count, 0, &prompts[i]), out);
-        TRY_GOTO(ppo_text(ppo, response->token, response->count, TOKENIZER_CONTINUE, &answers[i]), out);
-        tokens[i] = memory_new((size_t)(response->prompt.count + response->count), sizeof *tokens[i]);
-        memcpy(tokens[i], response->prompt.token, (size_t)response->prompt.count * sizeof *tokens[i]);
-        memcpy(tokens[i] + response->prompt.count, response->token, (size_t)response->count * sizeof *tokens[i]);
-        samples[i] = (RewardSample){
-            .prompt = text_string(&prompts[i]),
-            .response = text_string(&answers[i]),
-            .fields = dataset_fields(ppo->prompts, response->prompt_id),
-            .token = tokens[i],
-            .count = response->prompt.count + response->count,
-            .prompt_count = response->prompt.count,
-            .stopped = response->stopped,
-        };
-    }
-    TRY_GOTO(rewards_score(&ppo->rewards, &ppo->stage.exec, samples, count, component, total), out);
+        component[r] = components + r * count;
+    Status status = ppo_samples(ppo, responses, count, token, samples);
+    if (!status_failed(status))
+        status = rewards_score(&ppo->rewards, &ppo->stage.exec, samples, count, component, total);
     for (int64_t i = 0; i < count; i++) {
         responses[i].total = total[i];
         for (int r = 0; r < ppo->rewards.count; r++)
             responses[i].component[r] = component[r][i];
     }
-out:
-    for (int64_t i = 0; i < count; i++) {
-        text_free(&prompts[i]);
-        text_free(&answers[i]);
-        memory_free(&tokens[i]);
-    }
-    for (int r = 0; r < ppo->rewards.count; r++)
-        memory_free(&component[r]);
-    memory_free(&prompts);
-    memory_free(&answers);
-    memory_free(&tokens);
-    memory_free(&total);
-    memory_free(&samples);
+    memory_return(&components);
+    memory_return(&total);
+    memory_return(&samples);
+    memory_return(&token);
     return status;
 }
 
@@ -138,7 +149,7 @@ static void ppo_collect(Ppo *ppo, const Response *responses, int64_t count, Roll
 {
     rollout_new(mine, count, ppo->rewards.count);
     for (int r = 0; r < ppo->rewards.count; r++)
-        mine->reward_name[r] = memory_strdup(ppo->rewards.item[r].name);
+        rollout_name_reward(mine, r, ppo->rewards.item[r].name);
     for (int64_t i = 0; i < count; i++) {
         mine->prompt_id[i] = responses[i].prompt_id;
         mine->sample_index[i] = responses[i].sample_index;
@@ -171,7 +182,13 @@ Status ppo_sample(Ppo *ppo)
         mine_prompts.to = prompts;
     int64_t count =
         mine_prompts.to > mine_prompts.from ? (mine_prompts.to - mine_prompts.from) * config->samples_per_prompt : 0;
-    Response *responses = memory_new((size_t)count, sizeof *responses);
+    Response *responses = memory_borrow((size_t)count, sizeof *responses);
+    int32_t *token = memory_borrow((size_t)(count * config->max_new), sizeof *token);
+    float *logprob = memory_borrow((size_t)(count * config->max_new), sizeof *logprob);
+    for (int64_t i = 0; i < count; i++) {
+        responses[i].token = token + i * config->max_new;
+        responses[i].logprob = logprob + i * config->max_new;
+    }
     Status status = status_ok();
     int64_t done = 0;
     for (int64_t u = mine_units.from; u < mine_units.to && !status_failed(status); u++) {
@@ -185,21 +202,16 @@ Status ppo_sample(Ppo *ppo)
     }
     status = comm_agree(comm, status);
     if (!status_failed(status)) {
-        Rollout mine = {0};
-        ppo_collect(ppo, responses, count, &mine);
-        rollout_free(&ppo->rollout);
-        rollout_allgather(comm, &mine, &ppo->rollout);
-        rollout_free(&mine);
+        ppo_collect(ppo, responses, count, &ppo->own);
+        rollout_allgather(comm, &ppo->own, &ppo->rollout);
         memcpy(ppo->rollout.policy_digest, ppo->policy_digest, sizeof ppo->policy_digest);
         ppo->rollout.policy_step = ppo->stage.step_index;
         ppo->rollout.temperature = config->temperature;
         ppo->rollout.kl_coefficient = ppo->kl_coefficient;
     }
-    for (int64_t i = 0; i < count; i++) {
-        memory_free(&responses[i].token);
-        memory_free(&responses[i].logprob);
-    }
-    memory_free(&responses);
+    memory_return(&logprob);
+    memory_return(&token);
+    memory_return(&responses);
     return status;
 }
 

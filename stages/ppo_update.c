@@ -82,7 +82,8 @@ static void ppo_choose(Ppo *ppo, int64_t index)
         rng_stream((uint64_t)ppo->stage.run.seed, RNG_UPDATE, (uint64_t)ppo->stage.step_index, (uint64_t)epoch);
     Span span = shard_span(ppo->plan.units, ppo->config.minibatches, minibatch);
     ppo->minibatch_units = span.to - span.from;
-    ppo->order = memory_resize(ppo->order, (size_t)ppo->plan.units, sizeof *ppo->order);
+    while (ppo->plan.units > ppo->order_capacity)
+        memory_reserve(&ppo->order, ppo->order_capacity, &ppo->order_capacity);
     ppo->minibatch_tokens = 0;
     for (int64_t i = 0; i < ppo->minibatch_units; i++) {
         ppo->order[i] = (int64_t)rng_permute(stream, (uint64_t)ppo->plan.units, (uint64_t)(span.from + i));

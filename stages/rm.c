@@ -23,9 +23,6 @@ typedef struct Rm {
     StepExamples examples;
     const Dataset *source;
     UnitBatch unit;
-    float *strength, *group_weight; /* of the unit at hand: (answers), (groups) */
-    int32_t *group_start;           /* (groups + 1) */
-    int64_t strength_capacity, weight_capacity, group_capacity;
     double first_loss, last_loss, accuracy, margin, best_accuracy;
     double reward_mean, reward_deviation;
     int64_t best_step;
@@ -39,28 +36,30 @@ static Status rm_unit(void *context, int64_t index, Exec *exec, Tensor stats)
     int64_t first = step->plan.unit_start[index], groups = step->plan.unit_start[index + 1] - first;
     if (groups == 0)
         return status_ok();
+    int64_t answers = step->group_start[first + groups] - step->group_start[first];
+    float *strengths = memory_borrow((size_t)answers, sizeof *strengths);
+    float *weights = memory_borrow((size_t)groups, sizeof *weights);
+    int32_t *starts = memory_borrow((size_t)groups + 1, sizeof *starts);
     unit_batch_begin(&rm->unit);
-    memory_reserve(&rm->group_start, 0, &rm->group_capacity);
-    rm->group_start[0] = 0;
     for (int64_t g = 0; g < groups; g++) {
         for (int64_t s = step->group_start[first + g]; s < step->group_start[first + g + 1]; s++) {
             Sequence answer = dataset_sequence(rm->source, step->sequence[s]);
-            memory_reserve(&rm->strength, rm->unit.rows, &rm->strength_capacity);
-            rm->strength[rm->unit.rows] = answer.strength;
+            strengths[rm->unit.rows] = answer.strength;
             unit_batch_sequence(&rm->unit, answer.token, answer.count);
             unit_batch_row(&rm->unit, answer.count - 1, 0, 0);
         }
-        memory_reserve(&rm->group_weight, g, &rm->weight_capacity);
-        rm->group_weight[g] = (float)(1.0 / (double)step->examples);
-        memory_reserve(&rm->group_start, g + 1, &rm->group_capacity);
-        rm->group_start[g + 1] = (int32_t)rm->unit.rows;
+        weights[g] = (float)(1.0 / (double)step->examples);
+        starts[g + 1] = (int32_t)rm->unit.rows;
     }
     unit_batch_upload(&rm->unit, exec);
     Tensor hidden = model_hidden(&rm->model, exec, &rm->unit.batch, rm->unit.wanted, NULL);
     Tensor reward = model_score(&rm->model, exec, hidden);
-    Tensor strength = unit_batch_floats(exec, rm->strength, rm->unit.rows);
-    Tensor weight = unit_batch_floats(exec, rm->group_weight, groups);
-    Tensor start = unit_batch_ints(exec, rm->group_start, groups + 1);
+    Tensor strength = unit_batch_floats(exec, strengths, rm->unit.rows);
+    Tensor weight = unit_batch_floats(exec, weights, groups);
+    Tensor start = unit_batch_ints(exec, starts, groups + 1);
+    memory_return(&starts);
+    memory_return(&weights);
+    memory_return(&strengths);
     rank_loss(exec, rm->config.loss, reward, strength, start, weight, (float)rm->config.margin_scale, stats);
     if (exec->tape)
         tape_backward(exec);
@@ -76,11 +75,10 @@ static double rm_ratio(double part, double whole)
 static Status rm_evaluate(Rm *rm, const Dataset *dataset, double stats[RANK_STATS])
 {
     rm->source = dataset;
-    rm->examples = batch_step(dataset, 0, 0, dataset_examples_per_epoch(dataset), false, rm->config.unit_tokens,
-                              rm->stage.run.lanes);
+    batch_step(&rm->examples, dataset, 0, 0, dataset_examples_per_epoch(dataset), false, rm->config.unit_tokens,
+               rm->stage.run.lanes);
     Status status = units_evaluate(rm->stage.comm, &rm->stage.exec, rm->stage.run.lanes, rm->examples.plan.units,
                                    rm_unit, rm, RANK_STATS, stats);
-    batch_step_free(&rm->examples);
     return status;
 }
 
@@ -128,12 +126,11 @@ static Status rm_step(Rm *rm)
     Stage *stage = &rm->stage;
     stage_phase(stage, "train");
     rm->source = rm->train;
-    rm->examples = batch_step(rm->train, (uint64_t)stage->run.seed, stage->step_index, rm->config.batch,
-                              rm->config.shuffle, rm->config.unit_tokens, stage->run.lanes);
+    batch_step(&rm->examples, rm->train, (uint64_t)stage->run.seed, stage->step_index, rm->config.batch,
+               rm->config.shuffle, rm->config.unit_tokens, stage->run.lanes);
     StepReport report;
     Status status = trainer_step(&rm->trainer, &stage->exec, rm->examples.plan.units, rm_unit, rm, RANK_STATS, &report);
     int64_t tokens = rm->examples.tokens;
-    batch_step_free(&rm->examples);
     TRY(status);
     phase_tokens(&stage->timer, (double)tokens);
     rm->last_loss = report.stats[RANK_LOSS];
@@ -169,6 +166,8 @@ static Status rm_prepare(Rm *rm)
         if (rm->held_out)
             TRY(dataset_check_no_ties(rm->held_out));
     }
+    int64_t group = dataset_longest(rm->train) * GROUP_ANSWERS_MAX;
+    unit_batch_reserve(&rm->unit, rm->config.unit_tokens > group ? rm->config.unit_tokens : group);
     return stage_check_length(stage, &rm->model.shape, dataset_longest(rm->train));
 }
 
@@ -225,10 +224,8 @@ Status rm_run(Comm *comm, Device *device, const Config *config, StageMemory *mem
     trainer_close(&rm->trainer);
     dataset_close(&rm->train);
     dataset_close(&rm->held_out);
+    batch_step_free(&rm->examples);
     unit_batch_free(&rm->unit);
-    memory_free(&rm->strength);
-    memory_free(&rm->group_weight);
-    memory_free(&rm->group_start);
     model_close(&rm->model);
     tokenizer_close(&rm->tokenizer);
     stage_close(&rm->stage, memory);

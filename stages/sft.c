@@ -59,11 +59,10 @@ static Status sft_evaluate(Sft *sft, double *loss)
 {
     int64_t examples = dataset_examples_per_epoch(sft->held_out);
     sft->source = sft->held_out;
-    sft->examples = batch_step(sft->held_out, 0, 0, examples, false, sft->config.unit_tokens, sft->stage.run.lanes);
+    batch_step(&sft->examples, sft->held_out, 0, 0, examples, false, sft->config.unit_tokens, sft->stage.run.lanes);
     double stats[NLL_STATS];
     Status status = units_evaluate(sft->stage.comm, &sft->stage.exec, sft->stage.run.lanes, sft->examples.plan.units,
                                    sft_unit, sft, NLL_STATS, stats);
-    batch_step_free(&sft->examples);
     *loss = stats[NLL_LOSS];
     return status;
 }
@@ -96,13 +95,12 @@ static Status sft_step(Sft *sft)
     Stage *stage = &sft->stage;
     stage_phase(stage, "train");
     sft->source = sft->train;
-    sft->examples = batch_step(sft->train, (uint64_t)stage->run.seed, stage->step_index, sft->config.batch,
-                               sft->config.shuffle, sft->config.unit_tokens, stage->run.lanes);
+    batch_step(&sft->examples, sft->train, (uint64_t)stage->run.seed, stage->step_index, sft->config.batch,
+               sft->config.shuffle, sft->config.unit_tokens, stage->run.lanes);
     StepReport report;
     Status status =
         trainer_step(&sft->trainer, &stage->exec, sft->examples.plan.units, sft_unit, sft, NLL_STATS, &report);
     int64_t tokens = sft->examples.tokens, targets = sft->examples.targets;
-    batch_step_free(&sft->examples);
     TRY(status);
     phase_tokens(&stage->timer, (double)tokens);
     sft->last_loss = report.stats[NLL_LOSS];
@@ -128,7 +126,9 @@ static Status sft_prepare(Sft *sft)
     TRY(stage_dataset(stage, DATASET_SFT, "eval_data", &sft->data_config, sft->tokenizer, &sft->held_out));
     if (!sft->train)
         return config_error(stage->config, "sft.data", "a list of training files is needed");
-    return stage_check_length(stage, &sft->model.shape, dataset_longest(sft->train));
+    int64_t longest = dataset_longest(sft->train);
+    unit_batch_reserve(&sft->unit, sft->config.unit_tokens > longest ? sft->config.unit_tokens : longest);
+    return stage_check_length(stage, &sft->model.shape, longest);
 }
 
 static Status sft_train(Sft *sft)
@@ -178,6 +178,7 @@ Status sft_run(Comm *comm, Device *device, const Config *config, StageMemory *me
     trainer_close(&sft->trainer);
     dataset_close(&sft->train);
     dataset_close(&sft->held_out);
+    batch_step_free(&sft->examples);
     unit_batch_free(&sft->unit);
     model_close(&sft->model);
     tokenizer_close(&sft->tokenizer);

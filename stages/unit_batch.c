@@ -5,6 +5,20 @@
 
 #include "core/base/memory.h"
 
+void unit_batch_reserve(UnitBatch *unit, int64_t tokens)
+{
+    int64_t *capacity[] = {&unit->tokens_capacity, &unit->sequences_capacity, &unit->row_capacity,
+                           &unit->target_capacity, &unit->weight_capacity};
+    for (int i = 0; i < 5; i++)
+        if (*capacity[i] < tokens + 1)
+            *capacity[i] = tokens + 1;
+    unit->token = memory_resize(unit->token, (size_t)unit->tokens_capacity, sizeof *unit->token);
+    unit->start = memory_resize(unit->start, (size_t)unit->sequences_capacity, sizeof *unit->start);
+    unit->row = memory_resize(unit->row, (size_t)unit->row_capacity, sizeof *unit->row);
+    unit->target = memory_resize(unit->target, (size_t)unit->target_capacity, sizeof *unit->target);
+    unit->weight = memory_resize(unit->weight, (size_t)unit->weight_capacity, sizeof *unit->weight);
+}
+
 void unit_batch_begin(UnitBatch *unit)
 {
     unit->tokens = 0;

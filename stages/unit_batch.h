@@ -1,7 +1,7 @@
 /* unit_batch.h -- one unit's sequences and the rows of them that carry a loss, gathered on the host and sent to the device in one go.
  *
  * Why:   SFT, reward model and PPO differ in which positions are scored and with which numbers, not in how sequences are packed.
- * How:   begin, then for each sequence unit_batch_sequence and its rows, then unit_batch_upload. Host lists grow once and are kept. */
+ * How:   begin, then for each sequence unit_batch_sequence and its rows, then unit_batch_upload. Host lists grow and are kept. */
 #ifndef STAGES_UNIT_BATCH_H
 #define STAGES_UNIT_BATCH_H
 
@@ -19,6 +19,8 @@ typedef struct UnitBatch {
     Tensor weights; /* (rows) F32 */
 } UnitBatch;
 
+/* Room for units of `tokens` tokens, so that steps need no more memory; units may be larger all the same. */
+void unit_batch_reserve(UnitBatch *unit, int64_t tokens);
 void unit_batch_begin(UnitBatch *unit);
 /* Append a sequence; `count` >= 1. */
 void unit_batch_sequence(UnitBatch *unit, const int32_t *token, int64_t count);

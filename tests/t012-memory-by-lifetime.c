@@ -145,6 +145,44 @@ static void resize_overflow(void *argument)
     memory_release(memory_resize(NULL, *(size_t *)argument, 16));
 }
 
+#if !defined(__SANITIZE_ADDRESS__)
+static void return_out_of_order(void *argument)
+{
+    (void)argument;
+    char *first = memory_borrow(8, 1), *second = memory_borrow(8, 1);
+    memory_return(&first);
+    memory_return(&second);
+}
+#endif
+
+static void test_borrowed_memory_is_kept(void **state)
+{
+    (void)state;
+    enum { BYTES = 3 << 20 };
+    uint64_t calls = 0;
+    for (int round = 0; round < 3; round++) {
+        char *outer = memory_borrow(100, 3), *inner = memory_borrow(BYTES, 1), *nothing = NULL;
+        for (int i = 0; i < 300; i++)
+            assert_int_equal(outer[i], 0);
+        for (int i = 0; i < BYTES; i += 997)
+            assert_int_equal(inner[i], 0);
+        memset(outer, 1, 300);
+        memset(inner, 1, BYTES);
+        memory_return(&nothing);
+        memory_return(&inner);
+        memory_return(&outer);
+        assert_null(inner);
+        if (round == 0)
+            calls = memory_calls();
+    }
+#if !defined(__SANITIZE_ADDRESS__)
+    assert_int_equal(memory_calls(), calls);
+    assert_true(support_aborts(return_out_of_order, NULL, "not the last"));
+#else
+    assert_true(memory_calls() > calls);
+#endif
+}
+
 static void test_small_memory(void **state)
 {
     (void)state;
@@ -183,6 +221,7 @@ int main(void)
         cmocka_unit_test(test_fresh_and_dead_memory_is_nan),
         cmocka_unit_test(test_red_zones),
 #endif
+        cmocka_unit_test(test_borrowed_memory_is_kept),
         cmocka_unit_test(test_small_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,7 +12,8 @@
 static void expect_plan(const int64_t *length, int64_t examples, int64_t unit_tokens, int64_t lanes,
                         const char *expected)
 {
-    UnitPlan plan = units_plan(length, examples, unit_tokens, lanes);
+    UnitPlan plan = {0};
+    units_plan(&plan, length, examples, unit_tokens, lanes);
     Text text = {0};
     for (int64_t u = 0; u <= plan.units; u++)
         text_printf(&text, "%s%lld", u ? " " : "", (long long)plan.unit_start[u]);
@@ -65,7 +66,8 @@ static void test_random_plans(void **state)
             longest = length[i] > longest ? length[i] : longest;
         }
         int64_t budget = 10 + (int64_t)rng_below(stream, 20, 100), lanes = INT64_C(1) << rng_below(stream, 21, 4);
-        UnitPlan plan = units_plan(length, examples, budget, lanes);
+        UnitPlan plan = {0};
+        units_plan(&plan, length, examples, budget, lanes);
         assert_true(plan.units <= examples && (plan.units % lanes == 0 || plan.units == examples));
         assert_true(longest > budget || plan.units >= (total + budget - 1) / budget);
         assert_int_equal(plan.unit_start[0], 0);
@@ -102,7 +104,8 @@ static void test_steps_are_the_epochs(void **state)
         int times[11] = {0};
         int64_t targets = 0, tokens = 0;
         for (int64_t step = 3 * epoch; step < 3 * epoch + 3; step++) {
-            StepExamples examples = batch_step(dataset, 5, step, 4, true, 20, 2);
+            StepExamples examples = {0};
+            batch_step(&examples, dataset, 5, step, 4, true, 20, 2);
             assert_int_equal(examples.examples, step % 3 == 2 ? 3 : 4);
             assert_int_equal(examples.group_start[examples.examples], examples.examples);
             assert_int_equal(examples.plan.unit_start[examples.plan.units], examples.examples);
@@ -131,7 +134,8 @@ static void test_groups_stay_whole(void **state)
                                    "{\"prompt\": \"p\", \"responses\": [\"x\", \"y\"], \"ranks\": [2, 1]}\n"));
     Dataset *dataset;
     assert_ok(words_open(DATASET_RANK, &source, 1, &config, tokenizer, &dataset));
-    StepExamples examples = batch_step(dataset, 0, 0, 2, false, 1000, 2);
+    StepExamples examples = {0};
+    batch_step(&examples, dataset, 0, 0, 2, false, 1000, 2);
     assert_int_equal(examples.examples, 2);
     assert_memory_equal(examples.group_start, ((int64_t[]){0, 3, 5}), 3 * sizeof(int64_t));
     assert_memory_equal(examples.sequence, ((int64_t[]){0, 1, 2, 3, 4}), 5 * sizeof(int64_t));

@@ -1,10 +1,11 @@
-/* memory.c -- checked and counted malloc. */
+/* memory.c -- checked and counted malloc, and the stack that functions borrow from. */
 #include "core/base/memory.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/arena.h"
 #include "core/base/status.h"
 
 static atomic_uint_fast64_t calls;
@@ -31,6 +32,48 @@ void memory_release(void *pointer)
 {
     free(pointer);
 }
+
+/* Under AddressSanitizer every block is one of malloc's, so that it sees who writes beside it. */
+#if defined(__SANITIZE_ADDRESS__)
+void *memory_borrow(size_t count, size_t size)
+{
+    return memory_new(count, size);
+}
+
+void memory_give_back(void *pointer)
+{
+    memory_release(pointer);
+}
+#else
+static _Thread_local Arena stack; /* opened when the thread first borrows, never closed */
+
+/* In front of each block. */
+typedef struct Borrowed {
+    size_t mark, end; /* the stack before and after it */
+} Borrowed;
+
+void *memory_borrow(size_t count, size_t size)
+{
+    if (!stack.base)
+        REQUIRE(!status_failed(arena_open(&stack, "borrowed", arena_memory_host(), 0)), "%s", status_message());
+    REQUIRE(!size || count <= (SIZE_MAX - ARENA_ALIGN) / size, "size overflow: %zu items of %zu bytes", count, size);
+    size_t mark = arena_mark(&stack), committed = stack.committed;
+    char *block = arena_alloc(&stack, ARENA_ALIGN + count * size);
+    if (stack.committed != committed)
+        atomic_fetch_add_explicit(&calls, 1, memory_order_relaxed);
+    *(Borrowed *)(void *)block = (Borrowed){mark, arena_mark(&stack)};
+    return memset(block + ARENA_ALIGN, 0, count * size);
+}
+
+void memory_give_back(void *pointer)
+{
+    if (!pointer)
+        return;
+    const Borrowed *borrowed = (const void *)((char *)pointer - ARENA_ALIGN);
+    REQUIRE(borrowed->end == arena_mark(&stack), "memory is returned, but not the last that was borrowed");
+    arena_rewind(&stack, borrowed->mark);
+}
+#endif
 
 char *memory_strdup(const char *string)
 {

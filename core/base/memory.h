@@ -2,7 +2,8 @@
  *
  * Why:   tensors live in arenas (arena.h); this is for the small things around them. Running out of such memory is not
  *        an error a caller can do anything about, so these abort with the size asked for. A size that comes from a file
- *        is checked by its reader before it gets here. Calls are counted, so a test can show that a step makes none. */
+ *        is checked by its reader before it gets here. Calls are counted, so a test can show that a step makes none: what a
+ *        step needs for the time of a function is borrowed from a stack that keeps its memory. */
 #ifndef CORE_BASE_MEMORY_H
 #define CORE_BASE_MEMORY_H
 
@@ -17,7 +18,13 @@ void *memory_resize(void *pointer, size_t count, size_t size) __attribute__((ret
 #define memory_free(pointer_address) (memory_release((void *)*(pointer_address)), (void)(*(pointer_address) = NULL))
 void memory_release(void *pointer);
 char *memory_strdup(const char *string) __attribute__((malloc, returns_nonnull));
-/* Calls of memory_new/resize/strdup by this process so far. */
+/* Zeroed memory for the time of the calling function, which gives it back with memory_return: the last borrowed first (else aborts).
+ * Each thread has a stack of its own. */
+void *memory_borrow(size_t count, size_t size) __attribute__((malloc, returns_nonnull));
+/* Give *pointer_address back, if it is not NULL, and set it to NULL. */
+#define memory_return(pointer_address) (memory_give_back((void *)*(pointer_address)), (void)(*(pointer_address) = NULL))
+void memory_give_back(void *pointer);
+/* Calls of memory_new/resize/strdup by this process so far, and of memory_borrow that had to ask the system for memory. */
 uint64_t memory_calls(void);
 
 /* Room for one more item in a growing list: doubles *capacity when count has reached it. */

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "core/base/memory.h"
 #include "core/base/status.h"
 
 double profile_seconds(void)
@@ -18,11 +19,19 @@ void phase_reset(PhaseTimer *timer)
     *timer = (PhaseTimer){.current = -1};
 }
 
+/* What the current phase has taken until `now` is its own. */
+static void settle(PhaseTimer *timer, double now)
+{
+    if (timer->current < 0)
+        return;
+    timer->phase[timer->current].seconds += now - timer->since;
+    timer->phase[timer->current].allocations += memory_calls() - timer->calls_since;
+}
+
 void phase_begin(PhaseTimer *timer, const char *name)
 {
     double now = profile_seconds();
-    if (timer->current >= 0)
-        timer->phase[timer->current].seconds += now - timer->since;
+    settle(timer, now);
     int index = 0;
     while (index < timer->count && strcmp(timer->phase[index].name, name) != 0)
         index++;
@@ -33,6 +42,7 @@ void phase_begin(PhaseTimer *timer, const char *name)
     }
     timer->current = index;
     timer->since = now;
+    timer->calls_since = memory_calls();
 }
 
 void phase_tokens(PhaseTimer *timer, double tokens)
@@ -43,7 +53,6 @@ void phase_tokens(PhaseTimer *timer, double tokens)
 
 void phase_end(PhaseTimer *timer)
 {
-    if (timer->current >= 0)
-        timer->phase[timer->current].seconds += profile_seconds() - timer->since;
+    settle(timer, profile_seconds());
     timer->current = -1;
 }

@@ -12,8 +12,7 @@
 
 #include "core/base/memory.h"
 
-/* Room for `extra` more bytes and the closing zero. */
-static void reserve(Text *text, size_t extra)
+void text_reserve(Text *text, size_t extra)
 {
     REQUIRE(extra < SIZE_MAX / 2 - text->size, "text of %zu bytes cannot grow by %zu", text->size, extra);
     size_t wanted = text->size + extra + 1;
@@ -28,7 +27,7 @@ static void reserve(Text *text, size_t extra)
 
 void text_append(Text *text, const void *bytes, size_t size)
 {
-    reserve(text, size);
+    text_reserve(text, size);
     if (size)
         memcpy(text->bytes + text->size, bytes, size);
     text->size += size;
@@ -47,7 +46,7 @@ void text_vprintf(Text *text, const char *format, va_list arguments)
     int length = vsnprintf(NULL, 0, format, again);
     va_end(again);
     REQUIRE(length >= 0, "format '%s' cannot be printed", format);
-    reserve(text, (size_t)length);
+    text_reserve(text, (size_t)length);
     vsnprintf(text->bytes + text->size, (size_t)length + 1, format, arguments);
     text->size += (size_t)length;
 }
@@ -231,9 +230,9 @@ Status text_read_file(const char *path, size_t size_max, Text *text)
         status = status_error(STATUS_INPUT, "%s: %lld bytes, more than the %zu that such a file may have", path,
                               (long long)info.st_size, size_max);
     else
-        reserve(text, (size_t)info.st_size);
+        text_reserve(text, (size_t)info.st_size);
     while (!status_failed(status)) { /* until end of file: the size may have changed, and /proc says 0 */
-        reserve(text, 4096);
+        text_reserve(text, 4096);
         ssize_t got = read(file, text->bytes + text->size, text->capacity - text->size - 1);
         if (got < 0 && errno == EINTR)
             continue;

@@ -15,6 +15,8 @@ typedef struct Text {
     size_t size, capacity;
 } Text;
 
+/* Room for `extra` more bytes. */
+void text_reserve(Text *text, size_t extra);
 void text_append(Text *text, const void *bytes, size_t size);
 void text_append_string(Text *text, const char *string);
 void text_printf(Text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));

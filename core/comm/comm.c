@@ -194,14 +194,14 @@ Status comm_agree(Comm *comm, Status local)
     const char *mine = status_message();
     size_t length = strlen(mine);
     comm_broadcast(comm, first, &length, sizeof length);
-    char *message = memory_new(length + 1, 1);
+    char *message = memory_borrow(length + 1, 1);
     if (comm->rank == first)
         memcpy(message, mine, length);
     comm_broadcast(comm, first, message, length);
     Status agreed = local;
     if (!status_failed(local))
         agreed = status_error(failure, "rank %d: %s", first, message);
-    memory_free(&message);
+    memory_return(&message);
     return agreed;
 }
 

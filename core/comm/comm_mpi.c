@@ -82,13 +82,13 @@ static void mpi_allgather_parts(Comm *comm, void *all, const size_t *offsets)
         ring_allgather(comm, all, offsets);
         return;
     }
-    int *counts = memory_new(2 * (size_t)size, sizeof *counts), *starts = counts + size;
+    int *counts = memory_borrow(2 * (size_t)size, sizeof *counts), *starts = counts + size;
     for (int rank = 0; rank < size; rank++) {
         counts[rank] = (int)(offsets[rank + 1] - offsets[rank]);
         starts[rank] = (int)offsets[rank];
     }
     MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, all, counts, starts, MPI_BYTE, handle_of(comm));
-    memory_free(&counts);
+    memory_return(&counts);
 }
 
 static void mpi_allgather(Comm *comm, const void *mine, size_t bytes_each, void *all)
@@ -98,12 +98,12 @@ static void mpi_allgather(Comm *comm, const void *mine, size_t bytes_each, void 
         MPI_Allgather(mine, (int)bytes_each, MPI_BYTE, all, (int)bytes_each, MPI_BYTE, handle_of(comm));
         return;
     }
-    size_t *offsets = memory_new((size_t)size + 1, sizeof *offsets);
+    size_t *offsets = memory_borrow((size_t)size + 1, sizeof *offsets);
     for (int rank = 0; rank <= size; rank++)
         offsets[rank] = (size_t)rank * bytes_each;
     memmove((char *)all + offsets[comm->rank], mine, bytes_each);
     ring_allgather(comm, all, offsets);
-    memory_free(&offsets);
+    memory_return(&offsets);
 }
 
 static void mpi_close(Comm *comm)

@@ -66,13 +66,13 @@ void reduce_slices(Comm *comm, Exec *exec, Tensor flat)
         return;
     Device *device = exec->device;
     size_t mark = arena_mark(exec->step);
-    Tensor *received = memory_new(2 * (size_t)ranks, sizeof *received), *node = received + ranks;
+    Tensor *received = memory_borrow(2 * (size_t)ranks, sizeof *received), *node = received + ranks;
     for (int peer = 0; peer < ranks; peer++)
         if (peer != rank)
             received[peer] = tensor_new1(exec->step, DTYPE_F32, window);
     float *staging = NULL;
     if (!device->backend->host_visible && device->backend->computes)
-        staging = memory_new(2 * (size_t)window, sizeof *staging);
+        staging = memory_borrow(2 * (size_t)window, sizeof *staging);
     device_finish(device);
 
     int64_t longest = 0;
@@ -104,8 +104,8 @@ void reduce_slices(Comm *comm, Exec *exec, Tensor flat)
         }
         device_finish(device); /* before the next window overwrites what was received */
     }
-    memory_free(&staging);
-    memory_free(&received);
+    memory_return(&staging);
+    memory_return(&received);
     arena_rewind(exec->step, mark);
 }
 
@@ -116,7 +116,7 @@ void gather_slices(Comm *comm, Exec *exec, Tensor flat)
     Device *device = exec->device;
     if (ranks == 1 || count == 0 || !device->backend->computes)
         return;
-    size_t *offsets = memory_new((size_t)ranks + 1, sizeof *offsets);
+    size_t *offsets = memory_borrow((size_t)ranks + 1, sizeof *offsets);
     for (int peer = 0; peer < ranks; peer++)
         offsets[peer + 1] = offsets[peer] + span_bytes(shard_slice(count, ranks, peer));
     device_finish(device);
@@ -124,12 +124,12 @@ void gather_slices(Comm *comm, Exec *exec, Tensor flat)
         comm_allgather_parts(comm, flat.data, offsets);
     } else {
         Span own = shard_slice(count, ranks, rank);
-        float *host = memory_new((size_t)count, sizeof *host);
+        float *host = memory_borrow((size_t)count, sizeof *host);
         if (own.to > own.from)
             tensor_read(device, flat_part(flat, own), host + own.from);
         comm_allgather_parts(comm, host, offsets);
         tensor_write(device, flat, host);
-        memory_free(&host);
+        memory_return(&host);
     }
-    memory_free(&offsets);
+    memory_return(&offsets);
 }

@@ -35,7 +35,7 @@ static int64_t parts_needed(const int64_t *prefix, int64_t examples, int64_t lim
 /* Cut into exactly `units` parts of at most `limit` tokens, each as near as can be to an equal share of what is left. */
 static void cut_evenly(const int64_t *prefix, int64_t examples, int64_t limit, UnitPlan *plan)
 {
-    int64_t *need = memory_new((size_t)examples + 1, sizeof *need); // (examples + 1) fewest units for the rest
+    int64_t *need = memory_borrow((size_t)examples + 1, sizeof *need); // (examples + 1) fewest units for the rest
     for (int64_t i = examples - 1; i >= 0; i--)
         need[i] = need[unit_end(prefix, examples, i, limit)] + 1;
     int64_t at = 0;
@@ -51,21 +51,32 @@ static void cut_evenly(const int64_t *prefix, int64_t examples, int64_t limit, U
         at = end;
     }
     plan->unit_start[plan->units] = examples;
-    memory_free(&need);
+    memory_return(&need);
 }
 
-UnitPlan units_plan(const int64_t *length, int64_t examples, int64_t unit_tokens, int64_t lanes)
+/* Room for `count` items, never given back. */
+static void reserve(int64_t **items, int64_t *capacity, int64_t count)
+{
+    if (count <= *capacity)
+        return;
+    *items = memory_resize(*items, (size_t)count, sizeof **items);
+    *capacity = count;
+}
+
+void units_plan(UnitPlan *plan, const int64_t *length, int64_t examples, int64_t unit_tokens, int64_t lanes)
 {
     REQUIRE(examples >= 0 && unit_tokens >= 1 && lanes >= 1, "%lld examples, %lld tokens, %lld lanes",
             (long long)examples, (long long)unit_tokens, (long long)lanes);
-    int64_t *prefix = memory_new((size_t)examples + 1, sizeof *prefix);
+    int64_t *prefix = memory_borrow((size_t)examples + 1, sizeof *prefix);
     for (int64_t i = 0; i < examples; i++)
         prefix[i + 1] = prefix[i] + length[i];
     int64_t units = parts_needed(prefix, examples, unit_tokens, examples);
     units = (units + lanes - 1) / lanes * lanes;
     if (units > examples)
         units = examples;
-    UnitPlan plan = {.units = units, .unit_start = memory_new((size_t)units + 1, sizeof *plan.unit_start)};
+    reserve(&plan->unit_start, &plan->capacity, examples + 1);
+    plan->units = units;
+    plan->unit_start[0] = 0;
     int64_t low = 1, high = unit_tokens; /* the least limit that `units` units can keep */
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
@@ -75,15 +86,14 @@ UnitPlan units_plan(const int64_t *length, int64_t examples, int64_t unit_tokens
             low = middle + 1;
     }
     if (units)
-        cut_evenly(prefix, examples, low, &plan);
-    memory_free(&prefix);
-    return plan;
+        cut_evenly(prefix, examples, low, plan);
+    memory_return(&prefix);
 }
 
 void units_free(UnitPlan *plan)
 {
     memory_free(&plan->unit_start);
-    plan->units = 0;
+    *plan = (UnitPlan){0};
 }
 
 /* --- Steps ----------------------------------------------------------------------------------------------------------*/
@@ -94,32 +104,31 @@ int64_t batch_steps_per_epoch(const Dataset *dataset, int64_t batch)
     return (dataset_examples_per_epoch(dataset) + batch - 1) / batch;
 }
 
-StepExamples batch_step(const Dataset *dataset, uint64_t seed, int64_t step, int64_t batch, bool shuffle,
-                        int64_t unit_tokens, int64_t lanes)
+void batch_step(StepExamples *result, const Dataset *dataset, uint64_t seed, int64_t step, int64_t batch, bool shuffle,
+                int64_t unit_tokens, int64_t lanes)
 {
     int64_t steps = batch_steps_per_epoch(dataset, batch), total = dataset_examples_per_epoch(dataset);
     int64_t epoch = step / steps, from = step % steps * batch;
-    int64_t examples = total - from < batch ? total - from : batch, capacity = 0, count = 0;
-    StepExamples result = {.examples = examples,
-                           .group_start = memory_new((size_t)examples + 1, sizeof *result.group_start)};
-    int64_t *length = memory_new((size_t)examples, sizeof *length);
+    int64_t examples = total - from < batch ? total - from : batch, count = 0;
+    reserve(&result->group_start, &result->group_capacity, examples + 1);
+    reserve(&result->sequence, &result->sequence_capacity, examples * GROUP_ANSWERS_MAX);
+    result->examples = examples;
+    result->tokens = result->targets = 0;
+    result->group_start[0] = 0;
+    int64_t *length = memory_borrow((size_t)examples, sizeof *length);
     for (int64_t i = 0; i < examples; i++) {
-        int64_t sequences[GROUP_ANSWERS_MAX];
-        int found = dataset_example(dataset, seed, epoch, from + i, shuffle, sequences);
+        int found = dataset_example(dataset, seed, epoch, from + i, shuffle, result->sequence + count);
         for (int s = 0; s < found; s++) {
-            Sequence sequence = dataset_sequence(dataset, sequences[s]);
-            memory_reserve(&result.sequence, count, &capacity);
-            result.sequence[count++] = sequences[s];
+            Sequence sequence = dataset_sequence(dataset, result->sequence[count++]);
             length[i] += sequence.count;
             for (int64_t t = 1; sequence.loss && t < sequence.count; t++)
-                result.targets += sequence.loss[t];
+                result->targets += sequence.loss[t];
         }
-        result.group_start[i + 1] = count;
-        result.tokens += length[i];
+        result->group_start[i + 1] = count;
+        result->tokens += length[i];
     }
-    result.plan = units_plan(length, examples, unit_tokens, lanes);
-    memory_free(&length);
-    return result;
+    units_plan(&result->plan, length, examples, unit_tokens, lanes);
+    memory_return(&length);
 }
 
 void batch_step_free(StepExamples *examples)
@@ -127,4 +136,5 @@ void batch_step_free(StepExamples *examples)
     memory_free(&examples->group_start);
     memory_free(&examples->sequence);
     units_free(&examples->plan);
+    *examples = (StepExamples){0};
 }

@@ -357,12 +357,18 @@ Status tokenizer_stream_push(TokenizerStream *stream, int32_t id, Text *out)
     return status_ok();
 }
 
+static void flush_rest(TokenizerStream *stream, Text *out)
+{
+    if (stream->in_bytes)
+        flush_run(stream, out);
+    else
+        flush_bytes(stream, true, out);
+}
+
 void tokenizer_stream_finish(TokenizerStream *stream, Text *out)
 {
-    if (out && stream->in_bytes)
-        flush_run(stream, out);
-    else if (out)
-        flush_bytes(stream, true, out);
+    if (out)
+        flush_rest(stream, out);
     text_free(&stream->held);
     stream->in_bytes = stream->started = false;
 }
@@ -371,11 +377,18 @@ Status tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, int64_t 
 {
     TokenizerStream stream;
     tokenizer_stream_start(&stream, tokenizer, flags);
-    size_t before = out->size;
+    /* No more can be held than all pieces together. */
+    size_t before = out->size, most = 1;
+    for (int64_t i = 0; i < count; i++)
+        if (ids[i] >= 0 && ids[i] < tokenizer->bpe.size)
+            most += tokenizer->decoder.pieces[ids[i]].size;
+    char *held = memory_borrow(most, 1);
+    stream.held = (Text){held, 0, most};
     Status status = status_ok();
     for (int64_t i = 0; i < count && !status_failed(status); i++)
         status = tokenizer_stream_push(&stream, ids[i], out);
-    tokenizer_stream_finish(&stream, out);
+    flush_rest(&stream, out);
+    memory_return(&held);
     if (status_failed(status) && out->bytes) {
         out->size = before;
         out->bytes[before] = 0;

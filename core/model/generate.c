@@ -243,27 +243,27 @@ Status generate(const Model *model, Exec *exec, const GenerateRequest *requests,
     size_t mark = arena_mark(exec->step);
     g.cache = kv_cache_new(model, exec->step, slots, capacity);
     size_t items = (size_t)slots;
-    g.slot = memory_new(items, sizeof *g.slot);
+    g.slot = memory_borrow(items, sizeof *g.slot);
     for (int64_t s = 0; s < slots; s++)
         g.slot[s].request = -1;
-    g.member = memory_new(items, sizeof *g.member);
-    g.start = memory_new(items + 1, sizeof *g.start);
-    g.past = memory_new(items, sizeof *g.past);
-    g.index = memory_new(items, sizeof *g.index);
-    g.subsequence = memory_new(items, sizeof *g.subsequence);
-    g.tokens = memory_new((size_t)batch_tokens_max(requests, count, slots), sizeof *g.tokens);
-    g.drawn = memory_new(2 * items, sizeof *g.drawn);
+    g.member = memory_borrow(items, sizeof *g.member);
+    g.start = memory_borrow(items + 1, sizeof *g.start);
+    g.past = memory_borrow(items, sizeof *g.past);
+    g.index = memory_borrow(items, sizeof *g.index);
+    g.subsequence = memory_borrow(items, sizeof *g.subsequence);
+    g.tokens = memory_borrow((size_t)batch_tokens_max(requests, count, slots), sizeof *g.tokens);
+    g.drawn = memory_borrow(2 * items, sizeof *g.drawn);
 
     Status status = generation_run(&g);
 
-    memory_free(&g.drawn);
-    memory_free(&g.tokens);
-    memory_free(&g.subsequence);
-    memory_free(&g.index);
-    memory_free(&g.past);
-    memory_free(&g.start);
-    memory_free(&g.member);
-    memory_free(&g.slot);
+    memory_return(&g.drawn);
+    memory_return(&g.tokens);
+    memory_return(&g.subsequence);
+    memory_return(&g.index);
+    memory_return(&g.past);
+    memory_return(&g.start);
+    memory_return(&g.member);
+    memory_return(&g.slot);
     arena_rewind(exec->step, mark);
     return status;
 }

@@ -55,19 +55,59 @@ static int64_t column_rows(const Rollout *rollout, RowKind rows)
 
 /* --- Memory --- */
 
-void rollout_new(Rollout *rollout, int64_t sequences, int rewards)
+/* Arrays of the columns of one kind that have too little room, anew. */
+static void columns_reserve(Rollout *rollout, RowKind kind, int64_t rows, int64_t *room)
+{
+    if (rows <= *room)
+        return;
+    for (int c = 0; c < COLUMNS; c++) {
+        if (columns[c].rows != kind)
+            continue;
+        void **slot = column_slot(rollout, &columns[c]);
+        memory_release(*slot);
+        *slot = memory_new((size_t)rows, dtype_size(columns[c].dtype));
+    }
+    *room = rows;
+}
+
+static void columns_zero(Rollout *rollout, bool per_sequence)
+{
+    for (int c = 0; c < COLUMNS; c++)
+        if ((columns[c].rows == PER_SEQUENCE) == per_sequence)
+            memset(*column_slot(rollout, &columns[c]), 0,
+                   (size_t)column_rows(rollout, columns[c].rows) * dtype_size(columns[c].dtype));
+}
+
+void rollout_reserve(Rollout *rollout, int64_t sequences, int64_t tokens, int64_t responses, int rewards)
 {
     REQUIRE(rewards <= ROLLOUT_REWARDS_MAX, "%d rewards", rewards);
-    memset(rollout, 0, sizeof *rollout);
+    if (sequences > rollout->room.sequences || !rollout->start) {
+        memory_release(rollout->start);
+        memory_release(rollout->response_start);
+        rollout->start = memory_new((size_t)sequences + 1, sizeof *rollout->start);
+        rollout->response_start = memory_new((size_t)sequences + 1, sizeof *rollout->response_start);
+        for (int r = 0; r < rollout->room.rewards; r++)
+            memory_free(&rollout->reward[r]);
+        rollout->room.rewards = 0;
+    }
+    columns_reserve(rollout, PER_SEQUENCE, sequences, &rollout->room.sequences);
+    columns_reserve(rollout, PER_TOKEN, tokens, &rollout->room.tokens);
+    columns_reserve(rollout, PER_RESPONSE, responses, &rollout->room.responses);
+    for (; rollout->room.rewards < rewards; rollout->room.rewards++)
+        rollout->reward[rollout->room.rewards] =
+            memory_new((size_t)rollout->room.sequences, sizeof *rollout->reward[0]);
+}
+
+void rollout_new(Rollout *rollout, int64_t sequences, int rewards)
+{
+    rollout_clear(rollout);
+    rollout_reserve(rollout, sequences, 0, 0, rewards);
     rollout->sequences = sequences;
     rollout->rewards = rewards;
-    for (int c = 0; c < COLUMNS; c++)
-        if (columns[c].rows == PER_SEQUENCE)
-            *column_slot(rollout, &columns[c]) = memory_new((size_t)sequences, dtype_size(columns[c].dtype));
+    columns_zero(rollout, true);
     for (int r = 0; r < rewards; r++)
-        rollout->reward[r] = memory_new((size_t)sequences, sizeof *rollout->reward[r]);
-    rollout->start = memory_new((size_t)sequences + 1, sizeof *rollout->start);
-    rollout->response_start = memory_new((size_t)sequences + 1, sizeof *rollout->response_start);
+        memset(rollout->reward[r], 0, (size_t)sequences * sizeof *rollout->reward[r]);
+    rollout->start[0] = rollout->response_start[0] = 0;
 }
 
 void rollout_allocate(Rollout *rollout)
@@ -78,17 +118,23 @@ void rollout_allocate(Rollout *rollout)
     }
     rollout->tokens = rollout->start[rollout->sequences];
     rollout->responses = rollout->response_start[rollout->sequences];
-    for (int c = 0; c < COLUMNS; c++)
-        if (columns[c].rows != PER_SEQUENCE)
-            *column_slot(rollout, &columns[c]) =
-                memory_new((size_t)column_rows(rollout, columns[c].rows), dtype_size(columns[c].dtype));
+    rollout_reserve(rollout, 0, rollout->tokens, rollout->responses, rollout->rewards);
+    columns_zero(rollout, false);
+}
+
+void rollout_clear(Rollout *rollout)
+{
+    rollout->sequences = rollout->tokens = rollout->responses = rollout->policy_step = 0;
+    rollout->rewards = 0;
+    rollout->temperature = rollout->kl_coefficient = 0;
+    rollout->policy_digest[0] = 0;
 }
 
 void rollout_free(Rollout *rollout)
 {
     for (int c = 0; c < COLUMNS; c++)
         memory_release(*column_slot(rollout, &columns[c]));
-    for (int r = 0; r < rollout->rewards; r++) {
+    for (int r = 0; r < ROLLOUT_REWARDS_MAX; r++) {
         memory_free(&rollout->reward[r]);
         memory_free(&rollout->reward_name[r]);
     }
@@ -97,19 +143,30 @@ void rollout_free(Rollout *rollout)
     memset(rollout, 0, sizeof *rollout);
 }
 
+void rollout_name_reward(Rollout *rollout, int index, const char *name)
+{
+    char **slot = &rollout->reward_name[index];
+    if (*slot && strcmp(*slot, name) == 0)
+        return;
+    memory_free(slot);
+    *slot = memory_strdup(name);
+}
+
 /* --- Among ranks --- */
 
 /* All ranks' parts of one column, in rank order, into `to`. */
 static void gather_column(Comm *comm, const void *mine, size_t bytes, void *to, size_t bytes_all)
 {
-    char *all = NULL;
-    size_t *offsets = memory_new((size_t)comm_size(comm) + 1, sizeof *offsets);
-    comm_allgather_ragged(comm, mine, bytes, &all, offsets);
-    REQUIRE(offsets[comm_size(comm)] == bytes_all, "%zu bytes gathered, expected %zu", offsets[comm_size(comm)],
-            bytes_all);
-    memcpy(to, all, bytes_all);
-    memory_free(&all);
-    memory_free(&offsets);
+    int ranks = comm_size(comm);
+    size_t *offsets = memory_borrow((size_t)ranks + 1, sizeof *offsets);
+    comm_allgather(comm, &bytes, sizeof bytes, offsets + 1);
+    for (int rank = 0; rank < ranks; rank++)
+        offsets[rank + 1] += offsets[rank];
+    REQUIRE(offsets[ranks] == bytes_all, "%zu bytes gathered, expected %zu", offsets[ranks], bytes_all);
+    if (bytes)
+        memcpy((char *)to + offsets[comm_rank(comm)], mine, bytes);
+    comm_allgather_parts(comm, to, offsets);
+    memory_return(&offsets);
 }
 
 static void gather_kind(Comm *comm, const Rollout *mine, Rollout *all, bool per_sequence)
@@ -125,15 +182,15 @@ static void gather_kind(Comm *comm, const Rollout *mine, Rollout *all, bool per_
 
 void rollout_allgather(Comm *comm, const Rollout *mine, Rollout *all)
 {
-    int64_t sequences = 0, *counts = memory_new((size_t)comm_size(comm), sizeof *counts);
+    int64_t sequences = 0, *counts = memory_borrow((size_t)comm_size(comm), sizeof *counts);
     comm_allgather(comm, &mine->sequences, sizeof *counts, counts);
     for (int r = 0; r < comm_size(comm); r++)
         sequences += counts[r];
-    memory_free(&counts);
+    memory_return(&counts);
     rollout_new(all, sequences, mine->rewards);
     gather_kind(comm, mine, all, true);
     for (int r = 0; r < mine->rewards; r++) {
-        all->reward_name[r] = memory_strdup(mine->reward_name[r]);
+        rollout_name_reward(all, r, mine->reward_name[r]);
         gather_column(comm, mine->reward[r], sizeof(float) * (size_t)mine->sequences, all->reward[r],
                       sizeof(float) * (size_t)sequences);
     }
@@ -211,8 +268,8 @@ static Status read_rewards(H5File *file, Rollout *rollout)
         const H5Dataset *dataset = NULL;
         TRY(h5_find(file, list[i].path, DTYPE_F32, 1, &rollout->sequences, &dataset));
         int r = rollout->rewards++;
-        rollout->reward_name[r] = memory_strdup(list[i].path + 8);
-        rollout->reward[r] = memory_new((size_t)rollout->sequences, sizeof(float));
+        rollout_reserve(rollout, 0, 0, 0, rollout->rewards);
+        rollout_name_reward(rollout, r, list[i].path + 8);
         TRY(h5_read_whole(file, dataset, rollout->reward[r]));
     }
     return status_ok();
@@ -285,7 +342,7 @@ static Status read_all(H5File *file, int64_t vocab, Rollout *rollout)
 
 Status rollout_read(Comm *comm, const char *path, int64_t vocab, Rollout *rollout)
 {
-    memset(rollout, 0, sizeof *rollout);
+    rollout_clear(rollout);
     H5File *file = NULL;
     Status status = h5_open_foreign(path, NULL, &file);
     if (!status_failed(status))

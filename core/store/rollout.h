@@ -33,18 +33,28 @@ typedef struct Rollout {
     int64_t policy_step;
     char policy_digest[40];
     double temperature, kl_coefficient;
+    struct {
+        int64_t sequences, tokens, responses;
+        int rewards;
+    } room; /* of the arrays: a rollout made anew keeps its memory */
 } Rollout;
 
-/* Room for `sequences`; lengths come with rollout_lengths(). */
+/* Room for as much, so that rollouts up to this size need no more memory; *rollout is {0} or an earlier one. */
+void rollout_reserve(Rollout *rollout, int64_t sequences, int64_t tokens, int64_t responses, int rewards);
+/* Make *rollout, {0} or an earlier one, anew for `sequences`, all zeros; lengths are the caller's to fill. */
 void rollout_new(Rollout *rollout, int64_t sequences, int rewards);
-/* After prompt_length and response_length are set: computes start, response_start, and allocates token and per-response arrays (zeros). */
+/* After prompt_length and response_length are set: computes start, response_start, and makes token and per-response arrays (zeros). */
 void rollout_allocate(Rollout *rollout);
+/* Empty, with its memory kept. */
+void rollout_clear(Rollout *rollout);
 void rollout_free(Rollout *rollout);
+/* The name of reward `index`, copied. */
+void rollout_name_reward(Rollout *rollout, int index, const char *name);
 /* Every rank gives its run of sequences (ranks' runs in rank order) and gets the whole. [collective] */
 void rollout_allgather(Comm *comm, const Rollout *mine, Rollout *all);
 /* All ranks hold the whole rollout; each writes its share of rows. [collective] */
 Status rollout_write(Comm *comm, const char *path, const Rollout *rollout);
-/* Lengths, offsets and ranges are checked against each other and `vocab`. [collective] */
+/* Lengths, offsets and ranges are checked against each other and `vocab`; *rollout is {0} or an earlier one. [collective] */
 Status rollout_read(Comm *comm, const char *path, int64_t vocab, Rollout *rollout);
 
 #endif

@@ -166,6 +166,7 @@ Status metrics_timings(Metrics *metrics, int64_t step, const PhaseTimer *timer)
         if (tokens > 0.0)
             text_printf(line, ",\"tokens\":%.0f,\"tokens_per_second\":%.6g", tokens,
                         seconds > 0.0 ? tokens / seconds : 0.0);
+        text_printf(line, ",\"allocations\":%" PRIu64, timer->phase[i].allocations);
         text_append(line, "}", 1);
     }
     text_printf(line, "},\"seconds\":%.6f", total);

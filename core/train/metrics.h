@@ -24,7 +24,7 @@ void metrics_begin(Metrics *metrics, int64_t step, const char *phase);
 void metrics_number(Metrics *metrics, const char *name, double value);
 void metrics_text(Metrics *metrics, const char *name, const char *value);
 Status metrics_end(Metrics *metrics);
-/* Seconds and tokens/s of each phase into timings.jsonl. */
+/* Seconds, tokens/s and allocations of each phase into timings.jsonl. */
 Status metrics_timings(Metrics *metrics, int64_t step, const PhaseTimer *timer);
 
 #endif

@@ -29,7 +29,6 @@ void trainer_close(Trainer *trainer)
 {
     optimizer_close(&trainer->optimizer);
     memory_free(&trainer->buffer);
-    memory_free(&trainer->unit_stats);
     if (trainer->tape)
         tape_close(trainer->tape);
     *trainer = (Trainer){0};
@@ -66,24 +65,26 @@ static Status walk_unit(const Walk *walk, Exec *exec, int64_t unit)
     return status;
 }
 
-/* Sums over all units in unit order, from `all` (units, stats_count) in which this function puts every rank's. [collective] */
-static void walk_sum(const Walk *walk, Comm *comm, Exec *exec, int64_t lanes, int64_t units, double *all, double *sums)
+/* Sums over all units in unit order. [collective] */
+static void walk_sum(const Walk *walk, Comm *comm, Exec *exec, int64_t lanes, int64_t units, double *sums)
 {
     int64_t width = walk->stats.shape[1];
     int ranks = comm_size(comm);
+    double *all = memory_borrow((size_t)(units * width), sizeof *all); // (units, stats_count)
     if (walk->own.to > walk->own.from && width)
         tensor_read(exec->device, walk->stats, all + walk->own.from * width);
-    size_t *offsets = memory_new((size_t)ranks + 1, sizeof *offsets);
+    size_t *offsets = memory_borrow((size_t)ranks + 1, sizeof *offsets);
     for (int rank = 0; rank < ranks; rank++)
         offsets[rank + 1] =
             (size_t)(shard_rank_units(units, lanes, ranks, rank).to * width) * sizeof(double); /* contiguous runs */
     comm_allgather_parts(comm, all, offsets);
-    memory_free(&offsets);
+    memory_return(&offsets);
     for (int64_t i = 0; i < width; i++) {
         sums[i] = 0.0;
         for (int64_t unit = 0; unit < units; unit++)
             sums[i] += all[unit * width + i];
     }
+    memory_return(&all);
 }
 
 /* Gradients of this rank's lanes, joined like the carries of a binary counter: `level[i]` lanes' worth of doublings wait in buffer i.
@@ -112,15 +113,6 @@ static Status accumulate_lanes(Trainer *trainer, Exec *exec, const Walk *walk, i
     return status_ok();
 }
 
-static double *unit_stats_room(Trainer *trainer, size_t count)
-{
-    if (count > trainer->unit_stats_capacity) {
-        trainer->unit_stats = memory_resize(trainer->unit_stats, count, sizeof *trainer->unit_stats);
-        trainer->unit_stats_capacity = count;
-    }
-    return trainer->unit_stats;
-}
-
 Status trainer_step(Trainer *trainer, Exec *exec, int64_t units, UnitFunction unit, void *context, int stats_count,
                     StepReport *report)
 {
@@ -142,8 +134,7 @@ Status trainer_step(Trainer *trainer, Exec *exec, int64_t units, UnitFunction un
         arena_rewind(exec->step, mark);
         return status;
     }
-    double *all = unit_stats_room(trainer, (size_t)units * (size_t)stats_count);
-    walk_sum(&walk, comm, exec, trainer->lanes, units, all, report->stats);
+    walk_sum(&walk, comm, exec, trainer->lanes, units, report->stats);
     reduce_slices(comm, exec, trainer->buffer[0]);
     status =
         optimizer_step(&trainer->optimizer, comm, exec, params, trainer->buffer[0], &report->grad_norm, &report->lr);
@@ -164,11 +155,8 @@ Status units_evaluate(Comm *comm, Exec *exec, int64_t lanes, int64_t units, Unit
         status = walk_unit(&walk, exec, at);
     exec->tape = tape;
     status = comm_agree(comm, status);
-    if (!status_failed(status)) {
-        double *all = memory_new((size_t)units * (size_t)stats_count, sizeof *all);
-        walk_sum(&walk, comm, exec, lanes, units, all, stats);
-        memory_free(&all);
-    }
+    if (!status_failed(status))
+        walk_sum(&walk, comm, exec, lanes, units, stats);
     arena_rewind(exec->step, mark);
     return status;
 }

@@ -20,8 +20,6 @@ typedef struct Trainer {
     Tensor *buffer; /* 1 + log2(lanes / ranks) gradient buffers (count), in the step arena while a step lasts */
     int buffers;
     Tape *tape;
-    double *unit_stats; /* of the step's units, in order (host), grown as needed */
-    size_t unit_stats_capacity;
 } Trainer;
 
 /* Forward, loss and backward of one unit. Gradients accumulate into the model's parameters' grad; `stats` (stats_count) F64 on the device, zeroed, is the

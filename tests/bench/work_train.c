@@ -90,7 +90,7 @@ static Status train_once(Bench *bench, void *self, Figures *figures)
         for (int64_t i = 0; i < train->batch; i++)
             targets += length[i];
         train->weight = (float)(1.0 / (double)targets);
-        train->plan = units_plan(length, train->batch, train->unit_tokens, train->trainer.lanes);
+        units_plan(&train->plan, length, train->batch, train->unit_tokens, train->trainer.lanes);
         StepReport report;
         Status status =
             trainer_step(&train->trainer, &bench->exec, train->plan.units, train_unit, train, NLL_STATS, &report);
