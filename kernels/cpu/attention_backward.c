@@ -43,7 +43,7 @@ typedef struct KeyTile {
     float k_across[HEAD_DIM_MAX * TILE_KEYS], v_across[HEAD_DIM_MAX * TILE_KEYS]; /* (dim, keys) */
     float buffer[TILE_KEYS * HEAD_DIM_MAX];
     TileRows k;
-    float dk[TILE_KEYS * HEAD_DIM_MAX], dv[TILE_KEYS * HEAD_DIM_MAX]; /* (keys, padded) */
+    float dk_across[HEAD_DIM_MAX * TILE_KEYS], dv_across[HEAD_DIM_MAX * TILE_KEYS]; /* (dim, keys) */
 } KeyTile;
 
 typedef struct RowTile {
@@ -119,14 +119,16 @@ static void scores(const Task *task, Workspace *work)
     }
 }
 
+/* Across like the keys themselves: head_dim need not fill registers. */
 static void add_keys_gradient(const Task *task, Workspace *work)
 {
     KeyTile *keys = &work->keys;
     const RowTile *rows = &work->rows;
-    tile_product(rows->seen, task->padded, rows->count, (TileA){work->p, 1, TILE_KEYS}, rows->dout, task->padded,
-                 keys->dv, task->padded, true);
-    tile_product(rows->seen, task->padded, rows->count, (TileA){work->ds, 1, TILE_KEYS}, rows->query, task->padded,
-                 keys->dk, task->padded, true);
+    int64_t width = tile_padded(rows->seen);
+    tile_product(task->dim, width, rows->count, (TileA){rows->dout, 1, task->padded}, work->p, TILE_KEYS,
+                 keys->dv_across, TILE_KEYS, true);
+    tile_product(task->dim, width, rows->count, (TileA){rows->query, 1, task->padded}, work->ds, TILE_KEYS,
+                 keys->dk_across, TILE_KEYS, true);
 }
 
 /* dqkv's q part gathers, over tiles of keys in order, scale dS K. */
@@ -142,33 +144,28 @@ static void add_rows_gradient(const Task *task, Workspace *work)
                     (task->kv_head * task->group + row.head) * task->dim;
         const float *from = rows->dquery + r * task->padded;
         if (keys->from == 0)
-            for (int64_t d = 0; d < task->dim; d++)
-                to[d] = task->args->scale * from[d];
+            vec_scale(to, from, task->dim, task->args->scale);
         else
-            for (int64_t d = 0; d < task->dim; d++)
-                to[d] += task->args->scale * from[d];
+            vec_add_scaled(to, from, task->dim, task->args->scale);
     }
 }
 
 static void keys_store(const Task *task, const KeyTile *keys)
 {
-    for (int64_t j = 0; j < keys->count; j++) {
-        float *dk = task->args->dqkv + (task->start + keys->from + j) * task->stride +
-                    (task->args->heads + task->kv_head) * task->dim;
-        float *dv = dk + task->args->kv_heads * task->dim;
-        for (int64_t d = 0; d < task->dim; d++)
-            dk[d] = keys->dk[j * task->padded + d] * VEC_LN_2;
-        memcpy(dv, keys->dv + j * task->padded, sizeof(float) * (size_t)task->dim);
-    }
+    float *dk =
+        task->args->dqkv + (task->start + keys->from) * task->stride + (task->args->heads + task->kv_head) * task->dim;
+    tile_transpose_back(keys->dk_across, keys->count, task->dim, VEC_LN_2, dk, task->stride);
+    tile_transpose_back(keys->dv_across, keys->count, task->dim, 1.0f, dk + task->args->kv_heads * task->dim,
+                        task->stride);
 }
 
 /* One tile of keys against all rows that see it: dK and dV of the tile; and, where asked, its share of dQ. */
 static void keys_backward(const Task *task, Workspace *work, int64_t from, bool with_rows)
 {
     keys_load(task, &work->keys, from);
-    size_t bytes = sizeof(float) * (size_t)(work->keys.count * task->padded);
-    memset(work->keys.dk, 0, bytes);
-    memset(work->keys.dv, 0, bytes);
+    size_t bytes = sizeof(float) * (size_t)(task->dim * TILE_KEYS);
+    memset(work->keys.dk_across, 0, bytes);
+    memset(work->keys.dv_across, 0, bytes);
     int64_t rows = task->tokens * task->group;
     /* The first tile may begin before the first row that sees the keys: such rows are masked. */
     for (int64_t row = from * task->group / ROWS * ROWS; row < rows; row += ROWS) {

@@ -57,6 +57,8 @@ static __attribute__((noinline, unused)) void tile_product(int64_t m, int64_t n,
     int64_t j = 0;
     for (; j + 2 * LANES <= n; j += 2 * LANES) {
         int64_t i = 0;
+        for (; VEC_BYTES == 64 && i + 8 <= m; i += 8)
+            tile_block(8, 2, (TileA){a.at + i * a.row, a.row, a.k}, b + j, ldb, c + i * ldc + j, ldc, k, accumulate);
         for (; i + 4 <= m; i += 4)
             tile_block(4, 2, (TileA){a.at + i * a.row, a.row, a.k}, b + j, ldb, c + i * ldc + j, ldc, k, accumulate);
         for (; i < m; i++)
@@ -93,22 +95,40 @@ typedef struct TileRows {
     int64_t ld;
 } TileRows;
 
-/* to (dim, TILE_KEYS) = rows transposed, columns from count to a whole register zero. */
+/* to (dim, TILE_KEYS) = rows transposed, columns from count to a whole register zero. Writes whole registers of rows too:
+ * there is room for tile_padded(dim) of them. */
 static inline void tile_transpose(TileRows rows, int64_t count, int64_t dim, float *to)
 {
-    int64_t whole_keys = count / LANES * LANES, whole_dim = dim / LANES * LANES;
-    for (int64_t j = 0; j < whole_keys; j += LANES)
-        for (int64_t d = 0; d < whole_dim; d += LANES)
-            vec_transpose(rows.at + j * rows.ld + d, rows.ld, to + d * TILE_KEYS + j, TILE_KEYS);
-    for (int64_t d = whole_dim; d < dim; d++)
-        for (int64_t j = 0; j < whole_keys; j++)
-            to[d * TILE_KEYS + j] = rows.at[j * rows.ld + d];
-    for (int64_t j = whole_keys; j < count; j++)
-        for (int64_t d = 0; d < dim; d++)
-            to[d * TILE_KEYS + j] = rows.at[j * rows.ld + d];
-    for (int64_t j = count; j < tile_padded(count); j++)
-        for (int64_t d = 0; d < dim; d++)
-            to[d * TILE_KEYS + j] = 0.0f;
+    for (int64_t j = 0; j < count; j += LANES)
+        for (int64_t d = 0; d < dim; d += LANES) {
+            const float *from = rows.at + j * rows.ld + d;
+            if (j + LANES <= count && d + LANES <= dim) {
+                vec_transpose(from, rows.ld, to + d * TILE_KEYS + j, TILE_KEYS);
+                continue;
+            }
+            float block[LANES * LANES];
+            for (int64_t r = 0; r < LANES; r++) {
+                Vec row = {0};
+                if (j + r < count)
+                    row = dim - d < LANES ? vec_load_part(from + r * rows.ld, dim - d, 0.0f)
+                                          : vec_load(from + r * rows.ld);
+                vec_store(block + r * LANES, row);
+            }
+            vec_transpose(block, LANES, to + d * TILE_KEYS + j, TILE_KEYS);
+        }
+}
+
+/* The way back: rows (count, dim) = scale from (dim, TILE_KEYS), of which whole registers are read both ways. */
+static inline void tile_transpose_back(const float *from, int64_t count, int64_t dim, float scale, float *rows,
+                                       int64_t ld)
+{
+    for (int64_t j = 0; j < count; j += LANES)
+        for (int64_t d = 0; d < dim; d += LANES) {
+            float block[LANES * LANES];
+            vec_transpose(from + d * TILE_KEYS + j, TILE_KEYS, block, LANES);
+            for (int64_t r = 0; r < LANES && j + r < count; r++)
+                vec_scale(rows + (j + r) * ld + d, block + r * LANES, dim - d < LANES ? dim - d : LANES, scale);
+        }
 }
 
 /* The rows as they stand when `dim` is whole registers, else a padded copy in `buffer`. */

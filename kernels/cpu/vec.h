@@ -42,7 +42,17 @@ VEC_INLINE Vec vec_set(float x)
 {
     return x - (Vec){0};
 }
-/* The first `count` < LANES floats, then `rest`. */
+/* The first `count` < LANES floats, then `rest`; and to store as many. */
+#if defined(__AVX512F__)
+VEC_INLINE Vec vec_load_part(const float *x, int64_t count, float rest)
+{
+    return (Vec)_mm512_mask_loadu_ps((__m512)vec_set(rest), (__mmask16)((1u << count) - 1u), x);
+}
+VEC_INLINE void vec_store_part(float *x, Vec value, int64_t count)
+{
+    _mm512_mask_storeu_ps(x, (__mmask16)((1u << count) - 1u), (__m512)value);
+}
+#else
 VEC_INLINE Vec vec_load_part(const float *x, int64_t count, float rest)
 {
     float buffer[LANES];
@@ -57,6 +67,7 @@ VEC_INLINE void vec_store_part(float *x, Vec value, int64_t count)
     for (int lane = 0; lane < count; lane++)
         x[lane] = buffer[lane];
 }
+#endif
 /* Where mask is all ones: a, else b. Larger and smaller: of a NaN and a number the second argument. */
 #if defined(__AVX512F__)
 VEC_INLINE Vec vec_select(VecI mask, Vec a, Vec b)
@@ -240,8 +251,19 @@ VEC_INLINE void vec_scale(float *to, const float *from, int64_t count, float sca
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES)
         vec_store(to + i, vec_load(from + i) * vec_set(scale));
-    for (; i < count; i++)
-        to[i] = from[i] * scale;
+    if (i < count)
+        vec_store_part(to + i, vec_load_part(from + i, count - i, 0.0f) * vec_set(scale), count - i);
+}
+/* to += from * scale */
+VEC_INLINE void vec_add_scaled(float *to, const float *from, int64_t count, float scale)
+{
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        vec_store(to + i, vec_load(to + i) + vec_load(from + i) * vec_set(scale));
+    if (i < count)
+        vec_store_part(
+            to + i, vec_load_part(to + i, count - i, 0.0f) + vec_load_part(from + i, count - i, 0.0f) * vec_set(scale),
+            count - i);
 }
 /* erfc(z) for z >= 0, given exp(-z^2): exp(-z^2) Q(1 / (1 + z / 2)), Q of degree 9. */
 VEC_INLINE Vec vec_erfc(Vec z, Vec exp_minus_square)
