@@ -48,10 +48,9 @@ static Status train_unit(void *context, int64_t index, Exec *exec, Tensor stats)
             unit_batch_row(&train->unit, t, token[t + 1], train->weight);
     }
     unit_batch_upload(&train->unit, exec);
-    Tensor hidden = model_hidden(&train->model, exec, &train->unit.batch, NULL);
-    Tensor rows = unit_batch_gather(&train->unit, exec, hidden);
+    Tensor hidden = model_hidden(&train->model, exec, &train->unit.batch, train->unit.wanted, NULL);
     VocabularyHead head = model_vocabulary_head(&train->model, 1.0f);
-    head_nll(exec, &head, rows, train->unit.targets, train->unit.weights, tensor_absent(), stats);
+    head_nll(exec, &head, hidden, train->unit.targets, train->unit.weights, tensor_absent(), stats);
     tape_backward(exec);
     return status_ok();
 }
