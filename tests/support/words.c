@@ -8,7 +8,7 @@
 #include "core/data/tokenizer_train.h"
 #include "tests/support/support.h"
 
-Tokenizer *words_tokenizer(bool adds_bos)
+static void make_json(bool adds_bos, Text *json)
 {
     static const char *const special[] = {"<bos>", "<eos>", "<|im_end|>"};
     /* No words: nothing to merge. */
@@ -20,13 +20,27 @@ Tokenizer *words_tokenizer(bool adds_bos)
                                    .bos = "<bos>",
                                    .eos = "<eos>",
                                    .adds_bos = adds_bos};
+    assert_ok(tokenizer_train(trainer, &config, json));
+    tokenizer_trainer_free(&trainer);
+}
+
+const char *words_tokenizer_file(bool adds_bos)
+{
+    Text json = {0};
+    make_json(adds_bos, &json);
+    const char *path = words_file("tokenizer.json", text_string(&json));
+    text_free(&json);
+    return path;
+}
+
+Tokenizer *words_tokenizer(bool adds_bos)
+{
     Text json = {0};
     Tokenizer *tokenizer;
-    assert_ok(tokenizer_train(trainer, &config, &json));
+    make_json(adds_bos, &json);
     assert_ok(tokenizer_from_bytes(&tokenizer, "words", text_string(&json), json.size));
     assert_int_equal(tokenizer_vocab_size(tokenizer), 259);
     text_free(&json);
-    tokenizer_trainer_free(&trainer);
     return tokenizer;
 }
 

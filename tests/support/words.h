@@ -8,6 +8,8 @@ enum { WORDS_BOS = 0, WORDS_EOS = 1, WORDS_END = 2 }; /* <bos>, <eos>, <|im_end|
 
 /* Byte-level, no merges; BOS in front if `adds_bos`. */
 Tokenizer *words_tokenizer(bool adds_bos);
+/* The same as tokenizer.json in the test's directory; the path. */
+const char *words_tokenizer_file(bool adds_bos);
 /* Writes `text` to NAME in the test's directory; the path (support_path's ring). */
 const char *words_file(const char *name, const char *text);
 /* The defaults of data_config_keys and data_source_keys. */
