@@ -320,8 +320,11 @@ static void test_ppo(void **state)
     check("ppo", "ppo.iterations", ppo_run, ask_ppo);
 }
 
-int main(void)
+/* argument: the one test to run, for t870 */
+int main(int argc, char **argv)
 {
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     log_set_level(LOG_WARN);
     write_data();
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_sft), cmocka_unit_test(test_rm),

@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/base/arena.h"
 #include "core/base/status.h"
@@ -54,8 +55,10 @@ typedef struct Borrowed {
 
 void *memory_borrow(size_t count, size_t size)
 {
-    if (!stack.base)
-        REQUIRE(!status_failed(arena_open(&stack, "borrowed", arena_memory_host(), 0)), "%s", status_message());
+    if (!stack.base) /* a quarter of the machine: what functions hold is small beside tensors */
+        REQUIRE(!status_failed(arena_open(&stack, "borrowed", arena_memory_host(),
+                                          (size_t)sysconf(_SC_PHYS_PAGES) / 4 * (size_t)sysconf(_SC_PAGESIZE))),
+                "%s", status_message());
     REQUIRE(!size || count <= (SIZE_MAX - ARENA_ALIGN) / size, "size overflow: %zu items of %zu bytes", count, size);
     size_t mark = arena_mark(&stack), committed = stack.committed;
     char *block = arena_alloc(&stack, ARENA_ALIGN + count * size);
