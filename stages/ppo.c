@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/base/log.h"
 #include "core/base/memory.h"
 #include "core/h5/h5.h"
 
@@ -260,6 +261,22 @@ static void ppo_reserve(Ppo *ppo, int64_t longest)
                  (size_t)(config->unit_prompts * config->samples_per_prompt * longest) * ANSWER_BYTES_PER_TOKEN);
 }
 
+/* Ranks share out whole units of sampling: say so where a quarter of their time or more would go into waiting. */
+static void ppo_warn_of_waiting(const Ppo *ppo)
+{
+    const PpoConfig *config = &ppo->config;
+    int64_t ranks = comm_size(ppo->stage.comm), prompts = config->batch / config->samples_per_prompt;
+    int64_t units = (prompts + config->unit_prompts - 1) / config->unit_prompts;
+    int64_t most = (units + ranks - 1) / ranks; /* units of the rank that has the most */
+    if (ppo->stage.dry || comm_rank(ppo->stage.comm) != 0 || 3 * most * ranks < 4 * units || prompts < ranks)
+        return;
+    log_warn(
+        "rollout: %lld unit%s for %lld ranks, so some wait for others; ppo.unit_prompts=%lld would share the prompts "
+        "evenly (and draw other samples)",
+        (long long)units, units == 1 ? "" : "s", (long long)ranks,
+        (long long)((prompts + most * ranks - 1) / (most * ranks)));
+}
+
 static Status ppo_prepare(Ppo *ppo)
 {
     Stage *stage = &ppo->stage;
@@ -294,6 +311,7 @@ static Status ppo_prepare(Ppo *ppo)
     TRY(stage_check_length(stage, &ppo->reference.shape, longest));
     TRY(stage_check_length(stage, &ppo->critic.shape, longest));
     ppo_reserve(ppo, longest);
+    ppo_warn_of_waiting(ppo);
     TRY(rewards_open(&ppo->rewards, stage->comm, stage->device, ppo->tokenizer, stage->config, "ppo.rewards"));
     if (ppo->rewards.count == 0)
         return config_error(stage->config, "ppo.rewards", "a list of at least one reward is needed");

@@ -8,6 +8,7 @@ same length and every batch fills its units evenly.
 
 import json
 import re
+import shutil
 import sys
 import pathlib
 
@@ -34,9 +35,16 @@ with Experiment() as run:
     for stage in ("sft", "rm", "ppo"):
         alone = flops(run.stage(stage, "one", *overrides).stderr)
         for ranks in (2, 4):
-            shared = flops(run.stage(stage, f"r{ranks}", *overrides, ranks=ranks).stderr)
+            said = run.stage(stage, f"r{ranks}", *overrides, ranks=ranks).stderr
+            if "wait for others" in said:
+                sys.exit(f"{stage}: {ranks} ranks are warned of waiting without a cause:\n{said}")
+            shared = flops(said)
             share = alone[0] / ranks
             for rank, count in enumerate(shared):
                 if not abs(count - share) <= 0.1 * share:
                     sys.exit(f"{stage}: rank {rank} of {ranks} did {count:.4g} FLOP; {share:.4g} is its share of {alone[0]:.4g}")
         print(f"{stage}: shared evenly by 2 and 4 ranks")
+    shutil.rmtree(run.folder / "one" / "ppo")
+    said = run.stage("ppo", "one", *overrides, "ppo.unit_prompts=64", ranks=2).stderr
+    if "rollout: 1 unit for 2 ranks" not in said or "ppo.unit_prompts=4 " not in said:
+        sys.exit(f"one unit for two ranks, and nobody says so:\n{said}")
