@@ -6,9 +6,6 @@
 #include <unistd.h>
 
 static const size_t COMMIT_STEP_BYTES = (size_t)2 << 20;
-/* What is asked for in one piece of this size gets pages of 2 MiB where the system has them: the first touch of 4 KiB pages costs as much
- * as reading a model from the disk. */
-static const size_t HUGE_FROM_BYTES = (size_t)16 << 20;
 
 static void *host_reserve(void *self, size_t bytes)
 {
@@ -24,11 +21,7 @@ static void *host_reserve(void *self, size_t bytes)
 static bool host_commit(void *self, void *base, size_t from, size_t to)
 {
     (void)self;
-    if (mprotect((char *)base + from, to - from, PROT_READ | PROT_WRITE) != 0)
-        return false;
-    if (to - from >= HUGE_FROM_BYTES)
-        madvise((char *)base + from, to - from, MADV_HUGEPAGE); /* a wish */
-    return true;
+    return mprotect((char *)base + from, to - from, PROT_READ | PROT_WRITE) == 0;
 }
 
 static void host_release(void *self, void *base, size_t bytes)
