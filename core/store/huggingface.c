@@ -32,13 +32,6 @@ Status huggingface_read_shape(const char *directory, ModelShape *shape)
 
 /* --- Weight files ------------------------------------------------------------------------------------------------- */
 
-/* What becomes of a tensor of a file. */
-typedef struct Fate {
-    bool used;          /* it has a row */
-    const NameRow *row; /* NULL: nothing that this model has */
-    int view;
-} Fate;
-
 typedef struct Shards {
     const char *directory;
     Safetensors **file; /* in order of name */
@@ -147,8 +140,6 @@ typedef struct Import {
     const ModelShape *shape;
     const Params *params; /* the layout; without memory while names and shapes are checked */
     Device *device;       /* NULL in that time */
-    float *staging;       // (staging_elements) one tensor on its way
-    int64_t staging_elements;
     const NameTable *table;
     const char *prefix; /* the table's, or "" where a base model was saved alone */
     bool has_head;
@@ -181,39 +172,6 @@ static Status shape_expect(const Safetensors *file, const SafetensorsEntry *entr
     text_free(&found);
     text_free(&expected);
     return status;
-}
-
-/* Room for so many floats, kept from tensor to tensor. */
-static float *staging_of(Import *import, int64_t elements)
-{
-    if (elements > import->staging_elements) {
-        memory_free(&import->staging);
-        import->staging = memory_new((size_t)elements, sizeof *import->staging);
-        import->staging_elements = elements;
-    }
-    return import->staging;
-}
-
-/* One tensor of a file into its rows of a view: read where it belongs if the device lets us and it need not be turned. */
-static Status tensor_load(Import *import, const Fate *fate, const Safetensors *file, int tensor)
-{
-    const ParamView *view = &import->params->view[fate->view];
-    int64_t from, rows, columns = view->shape[1], elements = safetensors_entry(file, tensor)->elements;
-    huggingface_part(import->shape, view, fate->row->part, &from, &rows);
-    Tensor target = tensor_range(import->params->value, view->offset + from * columns, rows * columns);
-    float *place = tensor_host(import->device, target);
-    if (place && !fate->row->transposed)
-        return safetensors_read_f32(file, tensor, place);
-    float *values = staging_of(import, fate->row->transposed && !place ? 2 * elements : elements);
-    TRY(safetensors_read_f32(file, tensor, values));
-    if (fate->row->transposed) {
-        float *turned = place ? place : values + elements;
-        huggingface_transpose(values, turned, rows, columns);
-        values = turned;
-    }
-    if (!place)
-        tensor_write(import->device, target, values);
-    return status_ok();
 }
 
 static bool kind_is_head(ViewKind kind)
@@ -287,18 +245,6 @@ static Status tensors_plan(Import *import)
 
 /* --- The whole directory ------------------------------------------------------------------------------------------ */
 
-/* A file's tensors in the order in which they lie, so that the disk is read once and from front to back, digest included. */
-static Status shard_load(Import *import, int index, H5Digest *digest)
-{
-    Safetensors *file = import->shards.file[index];
-    if (digest)
-        TRY(safetensors_digest_begin(file));
-    for (int t = 0; t < safetensors_count(file); t++)
-        if (import->shards.fate[index][t].row)
-            TRY(tensor_load(import, &import->shards.fate[index][t], file, t));
-    return digest ? safetensors_digest_end(file, digest) : status_ok();
-}
-
 /* `digest` NULL: nobody asks. */
 static Status directory_load(Import *import, H5Digest *digest)
 {
@@ -308,7 +254,8 @@ static Status directory_load(Import *import, H5Digest *digest)
     char *config = text_join_path(shards->directory, "config.json");
     Status status = h5_digest_file(config, &all[0]);
     for (int i = 0; i < shards->count && !status_failed(status); i++)
-        status = shard_load(import, i, digest ? &all[i + 1] : NULL);
+        status = huggingface_shard_load(shards->file[i], shards->fate[i], import->shape, import->params, import->device,
+                                        digest ? &all[i + 1] : NULL);
     if (digest && !status_failed(status))
         *digest = h5_digest_bytes(all, count * sizeof *all);
     memory_free(&config);
@@ -347,7 +294,6 @@ Status huggingface_load(const char *directory, Device *device, HeadKind head, Mo
     if (has_head)
         *has_head = import.has_head;
 out:
-    memory_free(&import.staging);
     shards_close(&import.shards);
     if (status_failed(status))
         model_close(model);

@@ -4,6 +4,7 @@
 
 #include "core/base/text.h"
 #include "core/store/huggingface.h"
+#include "core/store/safetensors.h"
 
 /* config.json of `directory` -> shape. */
 Status huggingface_config_read(const char *path, ModelShape *shape);
@@ -35,5 +36,15 @@ void huggingface_part(const ModelShape *shape, const ParamView *view, NamePart p
 void huggingface_row_name(const NameRow *row, const char *prefix, int64_t layer, char *name, size_t size);
 /* (columns, rows) -> (rows, columns) */
 void huggingface_transpose(const float *from, float *to, int64_t rows, int64_t columns);
+
+/* What becomes of a tensor of a file. */
+typedef struct Fate {
+    bool used;          /* it has a row */
+    const NameRow *row; /* NULL: nothing that this model has */
+    int view;
+} Fate;
+/* Read all tensors of a file that have a row into their views (huggingface_read.c). `fate`: one per tensor. `digest` (of the whole file) may be NULL. */
+Status huggingface_shard_load(const Safetensors *file, const Fate *fate, const ModelShape *shape, const Params *params,
+                              Device *device, H5Digest *digest);
 
 #endif

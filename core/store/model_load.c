@@ -3,16 +3,38 @@
 #include <sys/stat.h>
 
 #include "core/base/memory.h"
+#include "core/base/work.h"
 #include "core/store/checkpoint.h"
 #include "core/store/huggingface.h"
+
+typedef struct TokenizerJob {
+    Tokenizer **tokenizer;
+    const char *path;
+} TokenizerJob;
+
+static Status tokenizer_job(void *context)
+{
+    const TokenizerJob *job = context;
+    return tokenizer_open(job->tokenizer, job->path);
+}
 
 static Status load_directory(Device *device, const char *path, HeadKind head, Model *model, bool *has_head,
                              Tokenizer **tokenizer, char digest[40])
 {
     H5Digest hash;
-    TRY(huggingface_load(path, device, head, model, has_head, &hash));
-    h5_digest_text(hash, digest);
-    return tokenizer ? tokenizer_open(tokenizer, path) : status_ok();
+    TokenizerJob job = {tokenizer, path};
+    WorkAside *aside = tokenizer ? work_aside_begin(tokenizer_job, &job) : NULL; /* while the disk reads */
+    Status status = huggingface_load(path, device, head, model, has_head, &hash);
+    Status other = aside ? work_aside_end(&aside) : status_ok();
+    if (!status_failed(status) && !status_failed(other)) {
+        h5_digest_text(hash, digest);
+        return status;
+    }
+    if (!status_failed(status))
+        model_close(model);
+    if (tokenizer && !status_failed(other))
+        tokenizer_close(tokenizer);
+    return status_failed(other) ? other : status; /* the last message is this one */
 }
 
 /* --- Promises --- */

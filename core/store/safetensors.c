@@ -11,17 +11,10 @@
 #include "core/base/memory.h"
 #include "core/data/json.h"
 
-enum { HEADER_BYTES_MAX = 100 << 20, PREFIX_BYTES = 8, CHUNK_ELEMENTS = 1 << 16, PIECE_BYTES = 1 << 20 };
-
-/* A digest that reading makes on its way. */
-typedef struct Digesting {
-    H5Digester *digester;
-    int next; /* tensors before it are in */
-} Digesting;
+enum { HEADER_BYTES_MAX = 100 << 20, PREFIX_BYTES = 8, CHUNK_ELEMENTS = 1 << 16 };
 
 struct Safetensors {
     char *path;
-    Digesting *digesting; /* NULL: nobody asked */
     int descriptor;
     uint64_t bytes; /* of the file */
     json_t *header; /* keeps the names */
@@ -200,9 +193,6 @@ void safetensors_close(Safetensors **file)
     if (!*file)
         return;
     close((*file)->descriptor);
-    if ((*file)->digesting)
-        h5_digester_close(&(*file)->digesting->digester);
-    memory_free(&(*file)->digesting);
     json_decref((*file)->header);
     memory_free(&(*file)->entry);
     memory_free(&(*file)->path);
@@ -235,51 +225,33 @@ int safetensors_find(const Safetensors *file, const char *name)
     return -1;
 }
 
-/* Where tensor `index` should also go; NULL: nowhere. */
-static H5Digester *digester_of(const Safetensors *file, int index)
-{
-    Digesting *digesting = file->digesting;
-    if (!digesting || digesting->next != index)
-        return NULL;
-    digesting->next++;
-    return digesting->digester;
-}
-
-/* Pieces, so that what is hashed is still in the cache. */
-static Status read_hashed(const Safetensors *file, H5Digester *digester, void *bytes, size_t size, uint64_t offset)
-{
-    for (size_t at = 0; at < size;) {
-        size_t piece = digester && size - at > PIECE_BYTES ? PIECE_BYTES : size - at;
-        TRY(read_at(file, (char *)bytes + at, piece, offset + at));
-        if (digester)
-            h5_digester_add(digester, (char *)bytes + at, piece);
-        at += piece;
-    }
-    return status_ok();
-}
-
 Status safetensors_read(const Safetensors *file, int index, void *bytes)
 {
     const SafetensorsEntry *entry = safetensors_entry(file, index);
-    return read_hashed(file, digester_of(file, index), bytes, entry->bytes, entry->offset);
+    return read_at(file, bytes, entry->bytes, entry->offset);
+}
+
+Status safetensors_check_float(const Safetensors *file, int index)
+{
+    const SafetensorsEntry *entry = safetensors_entry(file, index);
+    bool good = entry->known && (entry->dtype == DTYPE_F32 || entry->dtype == DTYPE_BF16 || entry->dtype == DTYPE_F16);
+    return good ? status_ok()
+                : status_error(STATUS_INPUT, "%s: tensor %s is %s, expected F32, BF16 or F16", file->path, entry->name,
+                               entry->dtype_text);
 }
 
 Status safetensors_read_f32(const Safetensors *file, int index, float *values)
 {
     const SafetensorsEntry *entry = safetensors_entry(file, index);
-    if (entry->known && entry->dtype == DTYPE_F32)
+    TRY(safetensors_check_float(file, index));
+    if (entry->dtype == DTYPE_F32)
         return safetensors_read(file, index, values);
-    if (!entry->known || (entry->dtype != DTYPE_BF16 && entry->dtype != DTYPE_F16))
-        return status_error(STATUS_INPUT, "%s: tensor %s is %s, expected F32, BF16 or F16", file->path, entry->name,
-                            entry->dtype_text);
-    H5Digester *digester = digester_of(file, index);
     uint16_t *chunk = memory_new(CHUNK_ELEMENTS, sizeof *chunk);
     Status status = status_ok();
     for (int64_t from = 0; from < entry->elements; from += CHUNK_ELEMENTS) {
         int64_t rest = entry->elements - from;
         size_t count = (size_t)(rest < CHUNK_ELEMENTS ? rest : CHUNK_ELEMENTS);
-        status =
-            read_hashed(file, digester, chunk, count * sizeof *chunk, entry->offset + (uint64_t)from * sizeof *chunk);
+        status = read_at(file, chunk, count * sizeof *chunk, entry->offset + (uint64_t)from * sizeof *chunk);
         if (status_failed(status))
             break;
         dtype_to_f32(entry->dtype, chunk, values + from, count);
@@ -288,43 +260,17 @@ Status safetensors_read_f32(const Safetensors *file, int index, float *values)
     return status;
 }
 
-/* Bytes [from, to) of the file, which nobody else reads, into the digest. */
-static Status digest_range(const Safetensors *file, uint64_t from, uint64_t to)
+Status safetensors_read_bytes(const Safetensors *file, uint64_t from, void *bytes, size_t size)
 {
-    char *piece = memory_new(1, PIECE_BYTES);
-    Status status = status_ok();
-    while (from < to && !status_failed(status)) {
-        size_t size = to - from < PIECE_BYTES ? (size_t)(to - from) : PIECE_BYTES;
-        status = read_hashed(file, file->digesting->digester, piece, size, from);
-        from += size;
-    }
-    memory_free(&piece);
-    return status;
+    return read_at(file, bytes, size, from);
 }
 
-/* Tensors lie back to back from here to the end of the file. */
-static uint64_t data_start(const Safetensors *file)
+uint64_t safetensors_bytes(const Safetensors *file)
 {
-    return file->count ? file->entry[0].offset : file->bytes;
+    return file->bytes;
 }
 
-Status safetensors_digest_begin(Safetensors *file)
+void safetensors_remember(const Safetensors *file, H5Digest digest)
 {
-    REQUIRE(!file->digesting, "%s: a second digest at once", file->path);
-    file->digesting = memory_new(1, sizeof *file->digesting);
-    file->digesting->digester = h5_digester_open();
-    return digest_range(file, 0, data_start(file));
-}
-
-Status safetensors_digest_end(Safetensors *file, H5Digest *digest)
-{
-    Digesting *digesting = file->digesting;
-    REQUIRE(digesting, "%s: the end of a digest that was not begun", file->path);
-    uint64_t from = digesting->next < file->count ? file->entry[digesting->next].offset : file->bytes;
-    Status status = digest_range(file, from, file->bytes);
-    *digest = h5_digester_close(&digesting->digester);
-    memory_free(&file->digesting);
-    if (!status_failed(status))
-        h5_digest_remember(file->descriptor, *digest);
-    return status;
+    h5_digest_remember(file->descriptor, digest);
 }

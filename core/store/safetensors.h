@@ -47,10 +47,13 @@ int safetensors_find(const Safetensors *file, const char *name);
 Status safetensors_read(const Safetensors *file, int index, void *bytes);
 /* F32, BF16 or F16 widened to float (entry->elements); F64, integers and others are an error that says the type. */
 Status safetensors_read_f32(const Safetensors *file, int index, float *values);
-/* The digest of the whole file at little cost to who reads it anyway: what is read in order of index between the two calls is hashed on its way,
- * the rest is read by the second one. */
-Status safetensors_digest_begin(Safetensors *file);
-Status safetensors_digest_end(Safetensors *file, H5Digest *digest);
+/* STATUS_INPUT unless it is F32, BF16 or F16. */
+Status safetensors_check_float(const Safetensors *file, int index);
+/* Any bytes of the file, [from, from + size). */
+Status safetensors_read_bytes(const Safetensors *file, uint64_t from, void *bytes, size_t size);
+uint64_t safetensors_bytes(const Safetensors *file);
+/* Tells h5.h the digest of the whole file, which somebody made who read all of it. */
+void safetensors_remember(const Safetensors *file, H5Digest digest);
 
 /* --- Writing: F32 tensors, one after another, whole or absent ------------------------------------------------------ */
 
