@@ -75,7 +75,8 @@ class Context:
 
     def substitutions(self, row):
         words = dict(bench=self.bench, python=self.python, here=HERE, threads=self.threads, scratch=self.scratch, data=self.data,
-                     mpirun=os.environ.get("MPIRUN", "mpirun"))
+                     mpirun=os.environ.get("MPIRUN", "mpirun"),
+                     source=HERE.parent.parent)
         return {**words, **(row.prepare(self) if row.prepare else {})}
 
 
@@ -110,13 +111,25 @@ def middle(values):
     return statistics.median(values)
 
 
+GROWTH_TOLERANCE = 1.15
+
+
+def judge_growth(line, time, memory):
+    """Has the work grown as arithmetic says? time, memory: ours over the peer's, which is ours too, with less to do; None is not judged."""
+    line["ratio"] = line["peer"] / line["median"]
+    line["aim"] = 1 / time if time else None
+    for what, found, said in (("time", 1 / line["ratio"], time), ("memory", line["memory"], memory)):
+        if said and not said / GROWTH_TOLERANCE <= found <= said * GROWTH_TOLERANCE:
+            line["misses"].append(f"{what} x {found:.2f}, by arithmetic x {said:.2f}")
+
+
 def judge(row, result):
     """The line of the table: numbers, and aims that were missed."""
     ours = [figures["seconds"] for figures in result["ours"]["rounds"]]
     last = result["ours"]["rounds"][-1]
     line = dict(row=row, min=min(ours), median=middle(ours), max=max(ours), peak=result["ours"]["peak_bytes"], misses=[], last=last)
     if row.limit:
-        limits = [row.limit(machine, last) for machine in result["machine"]]
+        limits = [row.limit(machine, figures) for machine, figures in zip(result["machine"], result["ours"]["rounds"])]
         line["limit"] = middle(limits)
         line["share"] = middle([limit / seconds for limit, seconds in zip(limits, ours)])
         if row.share and not line["share"] >= row.share:
@@ -134,7 +147,9 @@ def judge(row, result):
             line["ratio"] *= last["tokens"] / peer_last["tokens"]
         line["aim"] = row.ratio(last, peer_last) if callable(row.ratio) else row.ratio
         line["memory"] = line["peak"] / line["peer_peak"]
-        if line["aim"] and not line["ratio"] >= line["aim"]:
+        if row.growth:
+            judge_growth(line, *row.growth(result["machine"][-1], last, dict(peer_last, peak_bytes=line["peer_peak"])))
+        elif line["aim"] and not line["ratio"] >= line["aim"]:
             line["misses"].append(f"ratio {line['ratio']:.2f}, aim {line['aim']:.2f}")
         if row.memory and not line["memory"] <= row.memory:
             line["misses"].append(f"memory {line['memory']:.2f}, aim {row.memory:g}")

@@ -83,10 +83,11 @@ def forward(shape, tokens, pairs, head_rows, past=0, passes=1):
     return pieces
 
 
-def training_step(shape, tokens, pairs, steps=1):
+def training_step(shape, tokens, pairs, steps=1, head_rows=None):
+    """head_rows: rows that carry loss, if not every token does."""
     s = SHAPES[shape]
     memory = 0 if s.cached else s.parameters
-    return forward(shape, tokens, pairs, tokens, passes=3) + [
+    return forward(shape, tokens, pairs, tokens if head_rows is None else head_rows, passes=3) + [
         Piece("gradient norm", steps, 0, 4.0 * memory),
         Piece("AdamW", steps, 0, 28.0 * memory, stream=True),
     ]
@@ -111,3 +112,23 @@ def prefill(shape, batch, prompt):
 
 def score(shape, tokens, pairs):
     return forward(shape, tokens, pairs, 0)
+
+
+def ppo_iteration(shape, batch, prompt, new, epochs):
+    """Sampling, the reward model on whole texts, policy and reference with the LM head on response rows, the critic, then `epochs` training steps of
+    policy and critic each."""
+    s = SHAPES[shape]
+    tokens, pairs, rows = batch * (prompt + new), batch * causal_pairs([prompt + new]), batch * new
+    pieces = prefill(shape, batch, prompt) + decode(shape, batch, prompt, new - 1)
+    for head_rows in (0, rows, rows, 0):
+        pieces += forward(shape, tokens, pairs, head_rows)
+    for head_rows in (rows, 0):
+        pieces += epochs * training_step(shape, tokens, pairs, head_rows=head_rows)
+    return pieces
+
+
+def activations_bytes(shape, tokens):
+    """What a forward leaves for backward: per layer two residual sums, two norms, qkv, attention's output, both projections' outputs, up and act."""
+    s = SHAPES[shape]
+    qkv = s.width + 2 * s.kv_heads * s.head_dim
+    return 4.0 * tokens * s.layers * (7 * s.width + qkv + (3 if s.gated else 2) * s.ffn)

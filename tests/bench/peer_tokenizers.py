@@ -10,29 +10,29 @@ import os
 import sys
 import time
 
-STARTED = time.perf_counter()
+import peer
+
 LINES = 8192
 
 
 def main():
-    options = dict(threads="2") | dict(word.split("=", 1) for word in sys.argv[1:])
-    os.environ["RAYON_NUM_THREADS"] = options["threads"]
+    options = peer.options(sys.argv[1:], text="", tokenizer="", threads=2)
+    os.environ["RAYON_NUM_THREADS"] = str(options["threads"])
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     import tokenizers
 
-    from peer_trl import peak_bytes, tell
-
     tokenizer = tokenizers.Tokenizer.from_file(options["tokenizer"])
-    tell(ready=True, setup_seconds=time.perf_counter() - STARTED)
-    while sys.stdin.readline().startswith("go"):
+
+    def once():
         since = time.perf_counter()
         with open(options["text"], encoding="utf-8", newline="\n") as file:
             lines = [line.rstrip("\n") for line in file]
-        tokens = 0
+        tokens = len(lines)  # the end of each, which our side appends
         for start in range(0, len(lines), LINES):
             tokens += sum(map(len, tokenizer.encode_batch_fast(lines[start : start + LINES], add_special_tokens=False)))
-        tell(seconds=time.perf_counter() - since, tokens=tokens, texts=len(lines))
-    tell(peak_bytes=peak_bytes())
+        return dict(seconds=time.perf_counter() - since, tokens=tokens)
+
+    peer.serve(once)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ outside the vocabulary, so every response has `new` tokens and none is masked, a
 checkpointing (its defaults, both slower on a CPU), fused AdamW, sdpa attention, all responses generated and scored in one batch.
 """
 
-import json
+import contextlib
 import os
 import sys
 import tempfile
 import time
 
-STARTED = time.perf_counter()
-OPTIONS = dict(shape="gpt2-124m", batch=8, prompt=32, new=32, epochs=4, minibatches=1, threads=2)
+import peer
 
 
 class End(Exception):
@@ -23,12 +22,9 @@ class End(Exception):
 
 
 def tell(**figures):
-    print(json.dumps(figures), file=sys.__stdout__, flush=True)
-
-
-def peak_bytes():
-    with open("/proc/self/status") as status:
-        return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    """The trainer prints on standard output, which main() has turned to standard error: lines for the driver go to the real one."""
+    with contextlib.redirect_stdout(sys.__stdout__):
+        peer.tell(**figures)
 
 
 def wait_for_go():
@@ -36,24 +32,12 @@ def wait_for_go():
         raise End
 
 
-def config_of(shape):
-    from transformers import GPT2Config, LlamaConfig
-
-    if shape == "260k":
-        return LlamaConfig(vocab_size=512, hidden_size=64, intermediate_size=172, num_hidden_layers=5, num_attention_heads=8,
-                           num_key_value_heads=4, max_position_embeddings=512, rms_norm_eps=1e-5, tie_word_embeddings=True,
-                           bos_token_id=None, eos_token_id=None)
-    if shape == "gpt2-124m":
-        return GPT2Config(bos_token_id=None, eos_token_id=None, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-    raise SystemExit(f"shape={shape}: expected 260k or gpt2-124m")
-
-
 def models(shape):
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     torch.manual_seed(1)
-    config = config_of(shape)
+    config = peer.config_of(shape)
     policy = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     reference = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     reference.load_state_dict(policy.state_dict())
@@ -73,9 +57,8 @@ def tokenizer_stub(vocab):
 
 
 def main():
-    options = OPTIONS | dict(word.split("=", 1) for word in sys.argv[1:])
-    number = {key: int(options[key]) for key in OPTIONS if key != "shape"}
-    os.environ["OMP_NUM_THREADS"] = str(number["threads"])
+    options = peer.options(sys.argv[1:], shape="gpt2-124m", batch=8, prompt=32, new=32, epochs=4, minibatches=1, threads=2)
+    os.environ["OMP_NUM_THREADS"] = str(options["threads"])
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     sys.stdout = sys.stderr  # the trainer prints there
@@ -84,28 +67,28 @@ def main():
     from transformers import TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    torch.set_num_threads(number["threads"])
+    torch.set_num_threads(options["threads"])
     policy, reference, value, reward = models(options["shape"])
     vocab = policy.config.vocab_size
-    batch = number["batch"]
+    batch = options["batch"]
 
     class Rounds(TrainerCallback):
         def on_train_begin(self, args, state, control, **rest):
-            tell(ready=True, setup_seconds=time.perf_counter() - STARTED)
+            tell(ready=True, setup_seconds=time.perf_counter() - peer.STARTED)
             wait_for_go()
             self.since = time.perf_counter()
 
         def on_step_end(self, args, state, control, **rest):
-            tell(seconds=time.perf_counter() - self.since, new_tokens=batch * number["new"])
+            tell(seconds=time.perf_counter() - self.since, new_tokens=batch * options["new"])
             wait_for_go()
             self.since = time.perf_counter()
 
-    prompts = torch.randint(vocab, (4 * batch, number["prompt"]), generator=torch.Generator().manual_seed(7)).tolist()
+    prompts = torch.randint(vocab, (4 * batch, options["prompt"]), generator=torch.Generator().manual_seed(7)).tolist()
     with tempfile.TemporaryDirectory() as directory:
         config = PPOConfig(
             output_dir=directory, per_device_train_batch_size=batch, gradient_accumulation_steps=1, total_episodes=batch * 10000,
-            num_ppo_epochs=number["epochs"], num_mini_batches=number["minibatches"], local_rollout_forward_batch_size=batch,
-            response_length=number["new"], temperature=1.0, stop_token=None, num_sample_generations=0, use_cpu=True,
+            num_ppo_epochs=options["epochs"], num_mini_batches=options["minibatches"], local_rollout_forward_batch_size=batch,
+            response_length=options["new"], temperature=1.0, stop_token=None, num_sample_generations=0, use_cpu=True,
             bf16=False, gradient_checkpointing=False, optim="adamw_torch_fused", learning_rate=1e-6, save_strategy="no",
             report_to=[], disable_tqdm=True, logging_strategy="no", seed=1)
         trainer = PPOTrainer(
@@ -116,7 +99,7 @@ def main():
             trainer.train()
         except End:
             pass
-    tell(peak_bytes=peak_bytes())
+    tell(peak_bytes=peer.peak_bytes())
 
 
 if __name__ == "__main__":

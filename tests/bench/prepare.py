@@ -1,9 +1,11 @@
 """prepare.py -- inputs that rows share: lengths in tokens of the messages of a real data set, which both sides then fill with random tokens."""
 
 import json
+import pathlib
 import random
 import subprocess
 
+HERE = pathlib.Path(__file__).resolve().parent
 MESSAGES = "datasets/oasst-sample/en_100_message.jsonl"  # under TERCET_DATA: OpenAssistant message trees
 TOKENIZER = "tokenizers/gpt2"
 
@@ -48,3 +50,31 @@ def texts_of_mixed_length(context, count=512):
     lengths = message_lengths(context, 1024)
     random.Random(1).shuffle(lengths)
     return write_lengths(context, "texts.txt", lengths[:count])
+
+
+def make_texts(context, name, size):
+    """texts.py's folder with `size` bytes of text."""
+    folder = context.scratch / name
+    subprocess.run(["python3", str(HERE / "texts.py"), str(folder), str(size)], check=True)
+    return folder
+
+
+def texts(context):
+    folder, tenth = make_texts(context, "text", 100_000_000), make_texts(context, "text-tenth", 10_000_000)
+    return {"text": folder / "text.txt", "tenth": tenth / "text.txt", "tokenizer": folder / "tokenizer.json"}
+
+
+def large_experiment(context):
+    """A few steps of a small model on a data set that is larger than the memory it will get."""
+    folder = make_texts(context, "text-large", 200_000_000)
+    path = context.scratch / "large.yaml"
+    path.write_text(f"""output: none
+model: {{arch: llama, layers: 2, width: 32, heads: 2, positions_max: 256}}
+sft:
+  tokenizer: {folder}/tokenizer.json
+  data: [{{path: "{folder}/text.txt"}}]
+  max_length: 256
+  batch: 64
+  steps: 20
+""")
+    return {"experiment": path}

@@ -1,43 +1,10 @@
-"""rows.py -- what is measured, against whom, and what is aimed at: one row per line of the table.
-
-A command's words may hold {bench} (our worker), {python} (the peers' interpreter), {here} (this folder), {threads}, {mpirun}, {scratch}, {data}
-(TERCET_DATA) and what the row's `prepare` returns. Both sides of a row do the same work on the same shapes in fp32 on as many threads.
-"""
-
-from dataclasses import dataclass
-from typing import Callable, Optional
+"""rows.py -- what is measured, against whom, and what is aimed at: one row per line of the table. The rows of whole iterations, stages, files and
+ranks are in rows_system.py."""
 
 import limits
 import prepare
-
-
-@dataclass(frozen=True)
-class Row:
-    name: str
-    what: str  # for a person
-    ours: list
-    peer: Optional[list] = None
-    against: str = ""  # the peer, for a person
-    limit: Optional[Callable] = None  # (machine's figures, ours) -> seconds
-    ratio: object = None  # aim: peer's seconds / ours at least; a number, or a function of (ours, peer)
-    share: Optional[float] = None  # aim: limit / ours at least
-    memory: Optional[float] = None  # aim: our peak memory / the peer's at most
-    seconds: object = None  # aim: at most so long; a number, or a function of (ours)
-    rounds: Optional[int] = None  # instead of --rounds; with 1 there is no warm-up either
-    prepare: Optional[Callable] = None  # (context) -> more substitutions
-    needs_data: bool = False
-
-
-def bench(*words):
-    return ["{bench}", *words, "threads={threads}"]
-
-
-def torch(*words):
-    return ["{python}", "{here}/peer_torch.py", *words, "threads={threads}"]
-
-
-def llama(*words):
-    return ["{python}", "{here}/peer_llama.py", *words, "threads={threads}"]
+import rows_system
+from row import Row, bench, llama, torch
 
 
 def decode_rows():
@@ -106,4 +73,5 @@ ROWS = [
         torch("score", "texts=512", "lengths={lengths}"), "transformers, padded",
         limit=lambda machine, ours: limits.seconds(limits.score("smol-135m", ours["tokens"], ours["pairs"]), machine), ratio=1.5,
         prepare=prepare.texts_of_mixed_length, needs_data=True),
+    *rows_system.rows(),
 ]
