@@ -60,8 +60,15 @@ Status verb_stage(Launch *launch, int argc, char **argv)
     if (!status_failed(status))
         status = lock_stage(launch, run.output, row->name, &lock);
     if (!status_failed(status)) {
-        log_info("%s: %d rank%s on %s", row->name, comm_size(launch->bootstrap.comm),
-                 comm_size(launch->bootstrap.comm) == 1 ? "" : "s", device_describe(&launch->device));
+        const char *policy = environment_get(ENVIRONMENT_WAIT_POLICY), *spin = environment_get(ENVIRONMENT_SPIN_COUNT);
+        log_info("%s: %d rank%s on %s; idle threads: %s%s", row->name, comm_size(launch->bootstrap.comm),
+                 comm_size(launch->bootstrap.comm) == 1 ? "" : "s", device_describe(&launch->device),
+                 spin     ? "sleep when they have spun "
+                 : policy ? "wait as OMP_WAIT_POLICY says: "
+                          : "wait as OpenMP does",
+                 spin     ? spin
+                 : policy ? policy
+                          : "");
         status = row->run(launch->bootstrap.comm, &launch->device, config, NULL);
     }
     lock_stage_release(&lock);
