@@ -42,6 +42,12 @@ VEC_INLINE Vec vec_set(float x)
 {
     return x - (Vec){0};
 }
+/* A value that is used several times stays in a register: the compiler would rather load it at each use. */
+#if defined(__x86_64__)
+#define VEC_KEEP(x) __asm__("" : "+v"(x))
+#else
+#define VEC_KEEP(x) (void)(x)
+#endif
 /* The first `count` < LANES floats, then `rest`; and to store as many. */
 #if defined(__AVX512F__)
 VEC_INLINE Vec vec_load_part(const float *x, int64_t count, float rest)
