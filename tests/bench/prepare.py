@@ -47,7 +47,7 @@ def batches_of_similar_length(context, batch=4, steps=4):
 
 
 def texts_of_mixed_length(context, count=512):
-    lengths = message_lengths(context, 1024)
+    lengths = message_lengths(context, 128)
     random.Random(1).shuffle(lengths)
     return write_lengths(context, "texts.txt", lengths[:count])
 
