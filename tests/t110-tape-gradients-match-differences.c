@@ -139,10 +139,11 @@ static double run(World *world, bool backward)
     Tensor mixed = attention_forward(&exec, qkv, &batch.rows, HEADS, KV_HEADS, HEAD_DIM, 0.5f, NULL);
     Tensor out = linear_forward(&exec, mixed, p[W_OUT], none);
     NormOutput second = norm_forward(&exec, NORM_RMS, out, first.sum, p[GAIN2], none, 1e-5f);
-    Tensor act = act_forward(&exec, ACT_SWIGLU, linear_forward(&exec, second.normalised, p[W_UP], none));
-    Tensor down = linear_forward(&exec, act, p[W_DOWN], p[B_DOWN]);
+    Tensor up = linear_forward(&exec, second.normalised, p[W_UP], none);
+    Tensor down = act_linear_forward(&exec, ACT_SWIGLU, up, p[W_DOWN], p[B_DOWN]);
     /* The normalised input is used a second time, and x itself a third. */
-    Tensor extra = act_forward(&exec, ACT_GELU_TANH, linear_forward(&exec, second.normalised, p[W_EXTRA], none));
+    Tensor extra = linear_forward(&exec, second.normalised, p[W_EXTRA], none);
+    extra = act_linear_forward(&exec, ACT_GELU_TANH, extra, p[W_OUT], none);
     NormOutput third = norm_forward(&exec, NORM_RMS, down, extra, p[GAIN3], none, 1e-5f);
     NormOutput fourth = norm_forward(&exec, NORM_RMS, third.sum, second.sum, p[GAIN3], none, 1e-5f);
     Tensor twice = norm_forward(&exec, NORM_RMS, fourth.normalised, fourth.normalised, p[GAIN2], none, 1e-5f).sum;

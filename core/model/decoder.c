@@ -50,9 +50,8 @@ static Tensor mlp_block(const Model *model, Exec *exec, int64_t layer, Tensor x)
     const Params *params = &model->params;
     Tensor up =
         linear_forward(exec, x, params_of(params, VIEW_UP_WEIGHT, layer), params_of(params, VIEW_UP_BIAS, layer));
-    Tensor active = act_forward(exec, model->shape.arch->act, up);
-    return linear_forward(exec, active, params_of(params, VIEW_DOWN_WEIGHT, layer),
-                          params_of(params, VIEW_DOWN_BIAS, layer));
+    return act_linear_forward(exec, model->shape.arch->act, up, params_of(params, VIEW_DOWN_WEIGHT, layer),
+                              params_of(params, VIEW_DOWN_BIAS, layer));
 }
 
 static NormOutput norm_of(const Model *model, Exec *exec, ViewKind gain, ViewKind bias, int64_t layer, Stream stream)

@@ -1,4 +1,4 @@
-/* forward.c -- the layers: linear, embedding, norm, rope, activation, attention, gather, each with its backward. */
+/* forward.c -- the layers: linear, embedding, norm, rope, activation with linear, attention, gather, each with its backward. */
 #include "core/tensor/forward.h"
 
 #include "core/tensor/tape_record.h"
@@ -29,13 +29,28 @@ static Tensor result(Exec *exec, int64_t rows, int64_t width, bool recorded)
 
 /* ---- Linear ---- */
 
-static void linear_backward(Exec *exec, const TapeEntry *entry)
+/* y (rows, out) = x (rows, in) times weight transposed, plus bias. */
+static void linear_run(Exec *exec, const float *x, Parameter weight, Parameter bias, Tensor y)
 {
-    int held = tape_gradient_take(exec->tape, entry->y);
-    if (!held)
-        return;
-    const float *dy = tape_buffer_data(exec->tape, held);
-    int64_t rows = tensor_rows_count(entry->x), in = tensor_width(entry->x), out = tensor_width(entry->y);
+    int64_t in = weight.value.shape[1], out = weight.value.shape[0];
+    run_gemm(exec, (GemmArgs){.transpose_b = true,
+                              .m = y.shape[0],
+                              .n = out,
+                              .k = in,
+                              .alpha = 1,
+                              .a = x,
+                              .lda = in,
+                              .b = weight.value.data,
+                              .ldb = in,
+                              .c = y.data,
+                              .ldc = out,
+                              .bias = bias.value.data});
+}
+
+/* What dy (rows, out) adds to the gradients of weight and bias; x (rows, in) is read only for the weight. */
+static void linear_run_parameters(Exec *exec, const float *dy, const float *x, int64_t rows, const TapeEntry *entry)
+{
+    int64_t in = entry->weight.value.shape[1], out = entry->weight.value.shape[0];
     if (tensor_present(entry->weight.grad)) {
         run_gemm(exec, (GemmArgs){.transpose_a = true,
                                   .m = out,
@@ -45,7 +60,7 @@ static void linear_backward(Exec *exec, const TapeEntry *entry)
                                   .beta = 1,
                                   .a = dy,
                                   .lda = out,
-                                  .b = entry->x.data,
+                                  .b = x,
                                   .ldb = in,
                                   .c = entry->weight.grad.data,
                                   .ldc = in});
@@ -54,46 +69,54 @@ static void linear_backward(Exec *exec, const TapeEntry *entry)
         BiasBackwardArgs args = {.dy = dy, .dbias = entry->bias.grad.data, .rows = rows, .width = out};
         device_run(exec->device, OP_bias_backward, &args);
     }
+}
+
+/* dx (rows, in) = dy times weight, or += unless `first`. */
+static void linear_run_input(Exec *exec, const float *dy, int64_t rows, Parameter weight, float *dx, bool first)
+{
+    int64_t in = weight.value.shape[1], out = weight.value.shape[0];
+    run_gemm(exec, (GemmArgs){.m = rows,
+                              .n = in,
+                              .k = out,
+                              .alpha = 1,
+                              .beta = first ? 0.0f : 1.0f,
+                              .a = dy,
+                              .lda = out,
+                              .b = weight.value.data,
+                              .ldb = in,
+                              .c = dx,
+                              .ldc = in});
+}
+
+static void linear_backward(Exec *exec, const TapeEntry *entry)
+{
+    int held = tape_gradient_take(exec->tape, entry->y);
+    if (!held)
+        return;
+    const float *dy = tape_buffer_data(exec->tape, held);
+    int64_t rows = tensor_rows_count(entry->x);
+    linear_run_parameters(exec, dy, entry->x.data, rows, entry);
     bool first;
     float *dx = tape_gradient_at(exec, entry->x, &first);
-    if (dx) {
-        run_gemm(exec, (GemmArgs){.m = rows,
-                                  .n = in,
-                                  .k = out,
-                                  .alpha = 1,
-                                  .beta = first ? 0.0f : 1.0f,
-                                  .a = dy,
-                                  .lda = out,
-                                  .b = entry->weight.value.data,
-                                  .ldb = in,
-                                  .c = dx,
-                                  .ldc = in});
-    }
+    if (dx)
+        linear_run_input(exec, dy, rows, entry->weight, dx, first);
     tape_buffer_drop(exec->tape, held);
+}
+
+static void check_linear(int64_t in, Parameter weight, Parameter bias)
+{
+    tensor_check(weight.value, "linear weight (out, in)", DTYPE_F32, 2, -1, in);
+    if (tensor_present(bias.value))
+        check_vector(bias.value, "linear bias", DTYPE_F32, weight.value.shape[0]);
 }
 
 Tensor linear_forward(Exec *exec, Tensor x, Parameter weight, Parameter bias)
 {
     check_floats(x, "linear x");
-    int64_t rows = tensor_rows_count(x), in = tensor_width(x);
-    tensor_check(weight.value, "linear weight (out, in)", DTYPE_F32, 2, -1, in);
-    int64_t out = weight.value.shape[0];
-    if (tensor_present(bias.value))
-        check_vector(bias.value, "linear bias", DTYPE_F32, out);
+    check_linear(tensor_width(x), weight, bias);
     bool recorded = tape_wants(exec, x, &weight, &bias);
-    Tensor y = result(exec, rows, out, recorded);
-    run_gemm(exec, (GemmArgs){.transpose_b = true,
-                              .m = rows,
-                              .n = out,
-                              .k = in,
-                              .alpha = 1,
-                              .a = x.data,
-                              .lda = in,
-                              .b = weight.value.data,
-                              .ldb = in,
-                              .c = y.data,
-                              .ldc = out,
-                              .bias = bias.value.data});
+    Tensor y = result(exec, tensor_rows_count(x), weight.value.shape[0], recorded);
+    linear_run(exec, x.data, weight, bias, y);
     if (recorded) {
         TapeEntry *entry = tape_push(exec->tape, linear_backward);
         entry->x = x;
@@ -283,41 +306,70 @@ Tensor rope_forward(Exec *exec, Tensor qkv, Tensor position, Tensor table, int64
     return qkv;
 }
 
-/* ---- Activation ---- */
+/* ---- Activation and the linear layer behind it ---- */
 
-static void act_backward(Exec *exec, const TapeEntry *entry)
+static int64_t act_width(ActKind kind, Tensor x)
+{
+    return kind == ACT_SWIGLU ? tensor_width(x) / 2 : tensor_width(x);
+}
+
+static void act_run(Exec *exec, ActKind kind, Tensor x, float *active)
+{
+    ActForwardArgs args = {
+        .kind = kind, .x = x.data, .y = active, .rows = tensor_rows_count(x), .width = act_width(kind, x)};
+    device_run(exec->device, OP_act_forward, &args);
+}
+
+/* One buffer holds what the activation gave, made again for the weight's gradient, and then that gradient itself. */
+static void act_linear_backward(Exec *exec, const TapeEntry *entry)
 {
     int held = tape_gradient_take(exec->tape, entry->y);
     if (!held)
         return;
-    int dx = tape_buffer_new(exec, tensor_bytes(entry->x));
-    ActBackwardArgs args = {.kind = entry->saved.act,
-                            .x = entry->x.data,
-                            .dy = tape_buffer_data(exec->tape, held),
-                            .dx = tape_buffer_data(exec->tape, dx),
-                            .rows = tensor_rows_count(entry->y),
-                            .width = tensor_width(entry->y)};
-    device_run(exec->device, OP_act_backward, &args);
+    const float *dy = tape_buffer_data(exec->tape, held);
+    ActKind kind = entry->saved.act;
+    int64_t rows = tensor_rows_count(entry->x), width = act_width(kind, entry->x);
+    int buffer = tape_buffer_new(exec, (size_t)(rows * width) * sizeof(float));
+    float *active = tape_buffer_data(exec->tape, buffer);
+    if (tensor_present(entry->weight.grad))
+        act_run(exec, kind, entry->x, active);
+    linear_run_parameters(exec, dy, active, rows, entry);
+    if (entry->x.node) {
+        linear_run_input(exec, dy, rows, entry->weight, active, true);
+        int dx = tape_buffer_new(exec, tensor_bytes(entry->x));
+        ActBackwardArgs args = {.kind = kind,
+                                .x = entry->x.data,
+                                .dy = active,
+                                .dx = tape_buffer_data(exec->tape, dx),
+                                .rows = rows,
+                                .width = width};
+        device_run(exec->device, OP_act_backward, &args);
+        tape_gradient_give(exec, entry->x, dx);
+    }
+    tape_buffer_drop(exec->tape, buffer);
     tape_buffer_drop(exec->tape, held);
-    tape_gradient_give(exec, entry->x, dx);
 }
 
-Tensor act_forward(Exec *exec, ActKind kind, Tensor x)
+Tensor act_linear_forward(Exec *exec, ActKind kind, Tensor x, Parameter weight, Parameter bias)
 {
     check_floats(x, "act x");
-    int64_t rows = tensor_rows_count(x), width = tensor_width(x);
-    if (kind == ACT_SWIGLU) {
-        REQUIRE(width % 2 == 0, "a gated activation halves an even width, not %lld", (long long)width);
-        width /= 2;
-    }
-    bool recorded = tape_wants(exec, x, NULL, NULL);
-    Tensor y = result(exec, rows, width, recorded);
-    ActForwardArgs args = {.kind = kind, .x = x.data, .y = y.data, .rows = rows, .width = width};
-    device_run(exec->device, OP_act_forward, &args);
+    REQUIRE(kind != ACT_SWIGLU || tensor_width(x) % 2 == 0, "a gated activation halves an even width, not %lld",
+            (long long)tensor_width(x));
+    int64_t rows = tensor_rows_count(x), width = act_width(kind, x);
+    check_linear(width, weight, bias);
+    bool recorded = tape_wants(exec, x, &weight, &bias);
+    Tensor y = result(exec, rows, weight.value.shape[0], recorded);
+    size_t mark = arena_mark(exec->step);
+    float *active = tensor_new2(exec->step, DTYPE_F32, rows, width).data;
+    act_run(exec, kind, x, active);
+    linear_run(exec, active, weight, bias, y);
+    arena_rewind(exec->step, mark);
     if (recorded) {
-        TapeEntry *entry = tape_push(exec->tape, act_backward);
+        TapeEntry *entry = tape_push(exec->tape, act_linear_backward);
         entry->x = x;
         entry->y = y;
+        entry->weight = weight;
+        entry->bias = bias;
         entry->saved.act = kind;
     }
     return y;

@@ -31,8 +31,9 @@ NormOutput norm_forward(Exec *exec, NormKind kind, Tensor x, Tensor residual, Pa
                         float epsilon);
 /* Rotates q and k of qkv in place, and returns it. table: (positions_max, head_dim / 2, 2). */
 Tensor rope_forward(Exec *exec, Tensor qkv, Tensor position, Tensor table, int64_t rotated_heads, int64_t head_dim);
-/* (rows, width) -> (rows, width), or (rows, 2 width) -> (rows, width) for gated forms. */
-Tensor act_forward(Exec *exec, ActKind kind, Tensor x);
+/* act(x) times weight (out, in) transposed, plus bias; x is (rows, in), or (rows, 2 in) for gated forms. What the activation
+ * gives is the largest array of a layer and cheap to make: the tape does not keep it, backward makes it again. */
+Tensor act_linear_forward(Exec *exec, ActKind kind, Tensor x, Parameter weight, Parameter bias);
 
 /* Where a batch's sequences live in a key-value cache of one layer. */
 typedef struct KvView {
