@@ -6,7 +6,8 @@
  * head in group, so a tile of keys is fetched once for all of them, and a decode step of one query still has `group`
  * rows. An item of work is up to TILE_ROWS rows of one sequence and key head; items write disjoint places and are
  * independent, so who computes them changes nothing.
- * Many rows stand across, one lane each; few rows (decode) run over keys, by dot products where heads are wide. */
+ * Many rows stand across, one lane each. Few rows (decode) run over keys: by dot products where heads are wide, and where
+ * heads are narrower than a register, over a cache whose registers hold several keys each. */
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/tile.h"
 
@@ -39,9 +40,8 @@ static Sequence sequence_of(const AttentionForwardArgs *args, int64_t s, int64_t
     return sequence;
 }
 
-static void cache_append(Device *device, const AttentionForwardArgs *args)
+static void cache_check(const AttentionForwardArgs *args)
 {
-    int64_t dim = args->head_dim, stride = (args->heads + 2 * args->kv_heads) * dim;
     const KvArgs *kv = &args->kv;
     for (int64_t s = 0; s < args->sequences; s++) {
         int64_t count = args->start[s + 1] - args->start[s];
@@ -49,23 +49,36 @@ static void cache_append(Device *device, const AttentionForwardArgs *args)
                 "sequence %lld: slot %d of %lld, %d + %lld tokens of %lld", (long long)s, kv->slot[s],
                 (long long)kv->slots, kv->past[s], (long long)count, (long long)kv->capacity);
     }
-    PARALLEL_FOR_UNEVEN(device, 2.0 * (double)args->tokens * (double)(args->kv_heads * dim))
-    for (int64_t s = 0; s < args->sequences; s++)
-        for (int64_t t = args->start[s]; t < args->start[s + 1]; t++)
-            for (int64_t h = 0; h < args->kv_heads; h++) {
-                int64_t place = kv->past[s] + (t - args->start[s]);
-                int64_t to = ((kv->slot[s] * args->kv_heads + h) * kv->capacity + place) * dim;
-                const float *k = args->qkv + t * stride + (args->heads + h) * dim;
-                memcpy(kv->k + to, k, sizeof(float) * (size_t)dim);
-                memcpy(kv->v + to, k + args->kv_heads * dim, sizeof(float) * (size_t)dim);
-            }
 }
 
-/* scores[j] = query . keys[j] for one row. */
-static void scores_by_dot(const float *query, TileRows keys, int64_t count, int64_t dim, float *scores)
+/* The new keys and values of one sequence and key head. */
+static void cache_append(const AttentionForwardArgs *args, int64_t s, int64_t kv_head)
 {
-    for (int64_t j = 0; j < count; j++)
+    int64_t dim = args->head_dim, stride = (args->heads + 2 * args->kv_heads) * dim;
+    const KvArgs *kv = &args->kv;
+    int64_t to = ((kv->slot[s] * args->kv_heads + kv_head) * kv->capacity + kv->past[s]) * dim;
+    for (int64_t t = args->start[s]; t < args->start[s + 1]; t++, to += dim) {
+        const float *k = args->qkv + t * stride + (args->heads + kv_head) * dim, *v = k + args->kv_heads * dim;
+        for (int64_t d = 0; d < dim; d++) {
+            kv->k[to + d] = k[d];
+            kv->v[to + d] = v[d];
+        }
+    }
+}
+
+VEC_INLINE void prefetch_row(const float *row, int64_t dim)
+{
+    for (int64_t d = 0; d < dim; d += 16)
+        __builtin_prefetch(row + d);
+}
+
+/* scores[j] = query . keys[j] for one row. Row j of `next` is asked of memory meanwhile. */
+static void scores_by_dot(const float *query, TileRows keys, int64_t count, int64_t dim, float *scores, TileRows next)
+{
+    for (int64_t j = 0; j < count; j++) {
+        prefetch_row(next.at + j * next.ld, dim);
         scores[j] = vec_dot(query, keys.at + j * keys.ld, dim);
+    }
 }
 
 typedef struct RowState {
@@ -148,42 +161,128 @@ static void gather_row(const float *p, TileRows values, int64_t count, int64_t p
 }
 
 /* Up to FEW_ROWS rows, one after the other: registers run over keys, then over head_dim. */
-static void attend_few(const AttentionForwardArgs *args, Item item)
+static void attend_few(const AttentionForwardArgs *args, const Sequence *sequence, Item item)
 {
     float query[FEW_ROWS * HEAD_DIM_MAX], gathered[FEW_ROWS * HEAD_DIM_MAX];
     float keys[HEAD_DIM_MAX * TILE_KEYS], values[TILE_KEYS * HEAD_DIM_MAX], scores[FEW_ROWS * TILE_KEYS];
     RowState state;
     int64_t dim = args->head_dim, padded = tile_padded(dim), group = args->heads / args->kv_heads;
-    Sequence sequence = sequence_of(args, item.sequence, item.kv_head);
-    queries_load(args, &sequence, item, query);
+    queries_load(args, sequence, item, query);
     memset(gathered, 0, sizeof(float) * (size_t)(item.rows * padded));
     for (int64_t r = 0; r < tile_padded(item.rows); r++) {
         state.largest[r] = -INFINITY;
         state.sum[r] = 0.0f;
     }
-    int64_t last_query = (item.first_row + item.rows - 1) / group, keys_end = sequence.past + last_query + 1;
+    int64_t last_query = (item.first_row + item.rows - 1) / group, keys_end = sequence->past + last_query + 1;
     for (int64_t from = 0; from < keys_end; from += TILE_KEYS) {
         int64_t count = min_i64(TILE_KEYS, keys_end - from), width = tile_padded(count);
-        TileRows k = {sequence.k.at + from * sequence.k.ld, sequence.k.ld};
-        TileRows v = {sequence.v.at + from * sequence.v.ld, sequence.v.ld};
+        TileRows k = {sequence->k.at + from * sequence->k.ld, sequence->k.ld};
+        TileRows v = {sequence->v.at + from * sequence->v.ld, sequence->v.ld};
         v = tile_rows_padded(v, count, dim, values);
         if (dim >= DIM_BY_DOT) {
             for (int64_t r = 0; r < item.rows; r++)
-                scores_by_dot(query + r * dim, k, count, dim, scores + r * TILE_KEYS);
+                scores_by_dot(query + r * dim, k, count, dim, scores + r * TILE_KEYS, v);
         } else {
             tile_transpose(k, count, dim, keys);
             tile_product(item.rows, width, dim, (TileA){query, dim, 1}, keys, TILE_KEYS, scores, TILE_KEYS, false);
         }
         RowAt at = row_at(item.first_row, group);
         for (int64_t r = 0; r < item.rows; r++, row_step(&at, group)) {
-            int64_t valid = min_i64(count, sequence.past + at.query + 1 - from);
+            int64_t valid = min_i64(count, sequence->past + at.query + 1 - from);
             if (valid <= 0)
                 continue;
             softmax_row(scores + r * TILE_KEYS, valid, width, &state, r, gathered + r * padded, padded);
             gather_row(scores + r * TILE_KEYS, v, valid, padded, gathered + r * padded);
         }
     }
-    rows_store(args, &sequence, item, gathered, padded, &state);
+    rows_store(args, sequence, item, gathered, padded, &state);
+}
+
+/* ---- Narrow heads: a register of a cache holds `per` = LANES / dim keys or values ---- */
+
+/* keys (LANES, dim), one after the other -> across (dim) registers of LANES keys: log2 dim rounds that part even from odd
+ * elements. */
+VEC_INLINE void keys_across(const int dim, const float *keys, Vec *across)
+{
+    Vec next[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < dim; i++)
+        across[i] = vec_load(keys + i * LANES);
+#pragma GCC unroll 4
+    for (int round = 1; round < dim; round *= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < dim / 2; i++) {
+            next[i] = VEC_EVEN(across[2 * i], across[2 * i + 1]);
+            next[i + dim / 2] = VEC_ODD(across[2 * i], across[2 * i + 1]);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < dim; i++)
+            across[i] = next[i];
+    }
+}
+
+/* LANES rows from `at`, of which `count` exist: as they lie if all do, else a copy with zeros behind. */
+static inline const float *rows_whole(const int dim, const float *at, int64_t count, float *buffer)
+{
+    if (count >= LANES)
+        return at;
+    memset(buffer, 0, sizeof(float) * (size_t)(LANES * dim));
+    memcpy(buffer, at, sizeof(float) * (size_t)(count * dim));
+    return buffer;
+}
+
+/* attend_few() for keys and values that stand close. */
+VEC_INLINE void attend_narrow(const int dim, const AttentionForwardArgs *args, const Sequence *sequence, Item item)
+{
+    float query[FEW_ROWS * LANES], gathered[FEW_ROWS * LANES], scores[FEW_ROWS * TILE_KEYS], buffer[LANES * LANES];
+    RowState state;
+    int64_t group = args->heads / args->kv_heads;
+    queries_load(args, sequence, item, query);
+    for (int64_t r = 0; r < FEW_ROWS; r++)
+        vec_store(gathered + r * LANES, (Vec){0});
+    for (int64_t r = 0; r < tile_padded(item.rows); r++) {
+        state.largest[r] = -INFINITY;
+        state.sum[r] = 0.0f;
+    }
+    VecI place; /* which of a register's keys each lane belongs to */
+    for (int lane = 0; lane < LANES; lane++)
+        place[lane] = lane / dim;
+    int64_t last_query = (item.first_row + item.rows - 1) / group, keys_end = sequence->past + last_query + 1;
+    for (int64_t from = 0; from < keys_end; from += TILE_KEYS) {
+        int64_t count = min_i64(TILE_KEYS, keys_end - from), width = tile_padded(count);
+        for (int64_t j = 0; j < count; j += LANES) {
+            Vec across[LANES];
+            keys_across(dim, rows_whole(dim, sequence->k.at + (from + j) * dim, count - j, buffer), across);
+            for (int64_t r = 0; r < item.rows; r++) {
+                Vec sum[2] = {{0}, {0}};
+#pragma GCC unroll 16
+                for (int d = 0; d < dim; d++)
+                    sum[d % 2] += vec_set(query[r * dim + d]) * across[d];
+                vec_store(scores + r * TILE_KEYS + j, sum[0] + sum[1]);
+            }
+        }
+        RowAt at = row_at(item.first_row, group);
+        for (int64_t r = 0; r < item.rows; r++, row_step(&at, group)) {
+            float *p = scores + r * TILE_KEYS;
+            int64_t valid = min_i64(count, sequence->past + at.query + 1 - from);
+            if (valid <= 0)
+                continue;
+            softmax_row(p, valid, width, &state, r, gathered + r * LANES, LANES);
+            Vec sum[2] = {vec_load(gathered + r * LANES), {0}};
+            for (int64_t j = 0; j < count; j += LANES) {
+                const float *v = rows_whole(dim, sequence->v.at + (from + j) * dim, count - j, buffer);
+                Vec weight = vec_load(p + j);
+#pragma GCC unroll 16
+                for (int i = 0; i < dim; i++)
+                    sum[i % 2] += __builtin_shuffle(weight, place + i * (LANES / dim)) * vec_load(v + i * LANES);
+            }
+            vec_store(gathered + r * LANES, sum[0] + sum[1]);
+        }
+    }
+    for (int64_t r = 0; r < item.rows; r++)
+        for (int lane = dim; lane < LANES; lane++)
+            gathered[r * LANES + lane % dim] += gathered[r * LANES + lane];
+    rows_store(args, sequence, item, gathered, LANES, &state);
 }
 
 /* What attend_many() works in: everything lies across, one lane per row. */
@@ -284,10 +383,17 @@ static void attend_many(const AttentionForwardArgs *args, Item item)
 
 static void attend(const AttentionForwardArgs *args, Item item)
 {
-    if (item.rows <= FEW_ROWS)
-        attend_few(args, item);
-    else
+    if (item.rows > FEW_ROWS) {
         attend_many(args, item);
+        return;
+    }
+    Sequence sequence = sequence_of(args, item.sequence, item.kv_head);
+    if (args->kv.k && args->head_dim * 2 == LANES)
+        attend_narrow(LANES / 2, args, &sequence, item);
+    else if (args->kv.k && args->head_dim * 4 == LANES)
+        attend_narrow(LANES / 4, args, &sequence, item);
+    else
+        attend_few(args, &sequence, item);
 }
 
 void KERNEL(attention_forward)(Device *device, const AttentionForwardArgs *args)
@@ -299,15 +405,26 @@ void KERNEL(attention_forward)(Device *device, const AttentionForwardArgs *args)
     int64_t *first = arena_alloc(&device->scratch, sizeof(int64_t) * (size_t)(args->sequences + 1));
     if (!device->backend->computes)
         return;
-    if (args->kv.k)
-        cache_append(device, args);
-    int64_t group = args->heads / args->kv_heads, items = 0;
+    int64_t group = args->heads / args->kv_heads, items = 0, parts_most = 0;
     for (int64_t s = 0; s < args->sequences; s++) {
+        int64_t parts = ((args->start[s + 1] - args->start[s]) * group + TILE_ROWS - 1) / TILE_ROWS;
         first[s] = items;
-        items += (((args->start[s + 1] - args->start[s]) * group + TILE_ROWS - 1) / TILE_ROWS) * args->kv_heads;
+        items += parts * args->kv_heads;
+        parts_most = max_i64(parts, parts_most);
     }
     first[args->sequences] = items;
-    PARALLEL_FOR_UNEVEN(device, 4.0 * args->pairs * (double)(args->heads * args->head_dim))
+    /* In a decode step nobody but the one item of a sequence and key head reads what it appends, and items are even. */
+    bool lone = parts_most <= 1;
+    if (args->kv.k)
+        cache_check(args);
+    if (args->kv.k && !lone) {
+        PARALLEL_FOR(device, 2.0 * (double)args->tokens * (double)(args->kv_heads * args->head_dim))
+        for (int64_t i = 0; i < args->sequences * args->kv_heads; i++)
+            cache_append(args, i / args->kv_heads, i % args->kv_heads);
+    }
+    int threads = cpu_threads(device, 4.0 * args->pairs * (double)(args->heads * args->head_dim));
+    int64_t piece = lone ? max_i64(1, items / (16 * threads)) : 1;
+#pragma omp parallel for schedule(dynamic, piece) num_threads(threads)
     for (int64_t i = 0; i < items; i++) {
         int64_t low = 0, high = args->sequences - 1;
         while (low < high) {
@@ -318,7 +435,9 @@ void KERNEL(attention_forward)(Device *device, const AttentionForwardArgs *args)
                 high = middle - 1;
         }
         int64_t rows = (args->start[low + 1] - args->start[low]) * group;
-        int64_t part = i - first[low], from = part / args->kv_heads * TILE_ROWS;
-        attend(args, (Item){low, part % args->kv_heads, from, min_i64(TILE_ROWS, rows - from)});
+        int64_t part = i - first[low], from = part / args->kv_heads * TILE_ROWS, kv_head = part % args->kv_heads;
+        if (args->kv.k && lone)
+            cache_append(args, low, kv_head);
+        attend(args, (Item){low, kv_head, from, min_i64(TILE_ROWS, rows - from)});
     }
 }

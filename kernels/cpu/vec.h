@@ -152,6 +152,17 @@ VEC_INLINE Vec vec_min(Vec a, Vec b)
 #define VEC_WEAVE_LOW(a, b) __builtin_shuffle(a, b, (VecI){0, 4, 1, 5})
 #define VEC_WEAVE_HIGH(a, b) __builtin_shuffle(a, b, (VecI){2, 6, 3, 7})
 #endif
+/* {a0, a2, ..., b0, b2, ...} and {a1, a3, ..., b1, b3, ...} */
+#if VEC_BYTES == 64
+#define VEC_EVEN(a, b) __builtin_shuffle(a, b, (VecI){0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30})
+#define VEC_ODD(a, b) __builtin_shuffle(a, b, (VecI){1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31})
+#elif VEC_BYTES == 32
+#define VEC_EVEN(a, b) __builtin_shuffle(a, b, (VecI){0, 2, 4, 6, 8, 10, 12, 14})
+#define VEC_ODD(a, b) __builtin_shuffle(a, b, (VecI){1, 3, 5, 7, 9, 11, 13, 15})
+#else
+#define VEC_EVEN(a, b) __builtin_shuffle(a, b, (VecI){0, 2, 4, 6})
+#define VEC_ODD(a, b) __builtin_shuffle(a, b, (VecI){1, 3, 5, 7})
+#endif
 /* to (LANES, ld_to) = from (LANES, ld_from) transposed, by log2(LANES) perfect shuffles of the rows. */
 VEC_INLINE void vec_transpose(const float *from, int64_t ld_from, float *to, int64_t ld_to)
 {
