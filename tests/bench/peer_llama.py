@@ -4,8 +4,8 @@
     peer_llama.py prefill batch=1 prompt=512
 
 All sequences of a step go through one llama_batch. The next token is the largest logit, which costs less than a draw. Only a prompt's last row has
-logits. kv=f16, keys and values in half precision, is llama.cpp's default and its fastest: with kv=f32, the dtype of ours, it takes a third
-to half as long again. flash= is its flash attention; -1 lets it choose.
+logits. kv=f16, keys and values in half precision, is llama.cpp's default and was its fastest in the runs that we compared; kv=f32 is the dtype
+of ours. flash= is its flash attention; -1 lets it choose.
 """
 
 import ctypes

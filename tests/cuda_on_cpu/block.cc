@@ -11,8 +11,7 @@
 
 #include "tests/cuda_on_cpu/fiber.h"
 
-thread_local uint3 threadIdx, blockIdx;
-thread_local dim3 blockDim, gridDim;
+__thread uint3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace cuda_on_cpu
 {
@@ -315,8 +314,8 @@ void block_run(const Launch &launch, uint3 index, Order order)
     block.shared = shared.get();
     memset(block.shared, 0xff, SHARED_ROOM);
     blockIdx = index;
-    blockDim = launch.block;
-    gridDim = launch.grid;
+    blockDim = {launch.block.x, launch.block.y, launch.block.z};
+    gridDim = {launch.grid.x, launch.grid.y, launch.grid.z};
     current = &block;
 
     turns_set(&block);

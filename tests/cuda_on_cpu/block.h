@@ -70,7 +70,6 @@ BlockCounts block_counts(void);
 } // namespace cuda_on_cpu
 
 /* CUDA's own names for where a thread is; set at each switch. */
-extern thread_local uint3 threadIdx, blockIdx;
-extern thread_local dim3 blockDim, gridDim;
+extern __thread uint3 threadIdx, blockIdx, blockDim, gridDim;
 
 #endif
