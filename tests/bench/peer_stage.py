@@ -114,7 +114,7 @@ class Stage:
 
 
 def main():
-    options = peer.options(sys.argv[1:], steps=520, eval_every=130, chunks=8, threads=2)
+    options = peer.options(sys.argv[1:], steps=520, eval_every=130, chunks=8)
     os.environ["OMP_NUM_THREADS"] = str(options["threads"])
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch  # noqa: F401 -- before the clock runs

@@ -16,7 +16,7 @@ LINES = 8192
 
 
 def main():
-    options = peer.options(sys.argv[1:], text="", tokenizer="", threads=2)
+    options = peer.options(sys.argv[1:], text="", tokenizer="")
     os.environ["RAYON_NUM_THREADS"] = str(options["threads"])
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     import tokenizers

@@ -57,7 +57,7 @@ def tokenizer_stub(vocab):
 
 
 def main():
-    options = peer.options(sys.argv[1:], shape="gpt2-124m", batch=8, prompt=32, new=32, epochs=4, minibatches=1, threads=2)
+    options = peer.options(sys.argv[1:], shape="gpt2-124m", batch=8, prompt=32, new=32, epochs=4, minibatches=1)
     os.environ["OMP_NUM_THREADS"] = str(options["threads"])
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
