@@ -5,12 +5,13 @@ import prepare
 from row import Row, bench, mpirun
 
 
-def ppo_row(name, shape, what, words, ratio, memory):
+def ppo_row(name, shape, what, words, ratio, memory, settings=()):
+    """settings: of ours alone."""
     number = {key: int(value) for key, value in (word.split("=") for word in words)}
     return Row(
         name=f"ppo-{name}",
         what=f"PPO iteration, four {shape}, {what}, 4 epochs",
-        ours=bench("ppo", f"shape={shape}", *words),
+        ours=bench("ppo", f"shape={shape}", *words, *settings),
         peer=["{python}", "{here}/peer_trl.py", f"shape={shape}", *words, "threads={threads}"],
         against="TRL",
         limit=lambda machine, ours: limits.seconds(
@@ -90,7 +91,8 @@ def rows():
     stage = ["rm", "{source}/configs/stories-sentiment.yaml", "rm.model={data}/models/stories260K-hf", "ranks=1", "threads={threads}", "lanes=1",
              "output={{out}}"]
     yield ppo_row("124m", "gpt2-124m", "8 x (32 + 32)", ["batch=8", "prompt=32", "new=32"], ratio=2.3, memory=0.72)
-    yield ppo_row("260k", "260k", "64 x (16 + 64)", ["batch=64", "prompt=16", "new=64"], ratio=6, memory=0.13)
+    yield ppo_row("260k", "260k", "64 x (16 + 64)", ["batch=64", "prompt=16", "new=64"], ratio=6, memory=0.13,
+                  settings=["unit_tokens=1024", "repeat=5"])
     yield Row("stage-rm", "whole reward-model stage of stories-sentiment", program(*stage), ["{python}", "{here}/peer_stage.py", "threads={threads}"],
               "transformers", ratio=7, rounds=1, needs_data=True)
     yield file_row("start-260k", "process start to first training step, 260k", ["start", "shape=260k"], start_limit,
