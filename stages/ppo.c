@@ -266,7 +266,7 @@ static void ppo_warn_of_waiting(const Ppo *ppo)
 {
     const PpoConfig *config = &ppo->config;
     int64_t ranks = comm_size(ppo->stage.comm), prompts = config->batch / config->samples_per_prompt;
-    int64_t units = (prompts + config->unit_prompts - 1) / config->unit_prompts;
+    int64_t units = ppo_sampling_units(config);
     int64_t most = (units + ranks - 1) / ranks; /* units of the rank that has the most */
     if (ppo->stage.dry || comm_rank(ppo->stage.comm) != 0 || 3 * most * ranks < 4 * units || prompts < ranks)
         return;

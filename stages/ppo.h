@@ -73,6 +73,8 @@ void ppo_close(Ppo *ppo, StageMemory *memory);
 /* The iteration up to its update: sample, score, evaluate, advantages. [collective] */
 Status ppo_experience(Ppo *ppo);
 
+/* Units of sampling in an iteration; ranks share out whole ones. */
+int64_t ppo_sampling_units(const PpoConfig *config);
 /* Sample one response per (prompt, sample), and let every judge score them: fills rollout but log-probs of the update. [collective] */
 Status ppo_sample(Ppo *ppo);
 /* Reward of a response from the judges' total: normalised, clipped, corrected for a missing end; updates the running moments. */

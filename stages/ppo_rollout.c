@@ -170,13 +170,19 @@ static void ppo_collect(Ppo *ppo, const Response *responses, int64_t count, Roll
     }
 }
 
+int64_t ppo_sampling_units(const PpoConfig *config)
+{
+    int64_t prompts = config->batch / config->samples_per_prompt;
+    return (prompts + config->unit_prompts - 1) / config->unit_prompts;
+}
+
 Status ppo_sample(Ppo *ppo)
 {
     const PpoConfig *config = &ppo->config;
     Comm *comm = ppo->stage.comm;
     int64_t prompts = config->batch / config->samples_per_prompt;
-    int64_t units = (prompts + config->unit_prompts - 1) / config->unit_prompts;
-    Span mine_units = shard_rank_units(units, ppo->stage.run.lanes, comm_size(comm), comm_rank(comm));
+    Span mine_units =
+        shard_rank_units(ppo_sampling_units(config), ppo->stage.run.lanes, comm_size(comm), comm_rank(comm));
     Span mine_prompts = {mine_units.from * config->unit_prompts, mine_units.to * config->unit_prompts};
     if (mine_prompts.to > prompts)
         mine_prompts.to = prompts;

@@ -34,7 +34,7 @@ static void note(Failure *failure, int64_t index, Status status)
 
 static void run_one(WorkJob job, void *context, int64_t index, Failure *failure)
 {
-    if (job && atomic_load(&failure->index) > index)
+    if (atomic_load(&failure->index) > index)
         note(failure, index, job(context, index, omp_get_thread_num()));
 }
 

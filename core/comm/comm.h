@@ -21,7 +21,7 @@ void comm_close(Comm *comm); /* [collective] */
 
 int comm_rank(const Comm *comm); /* [local] */
 int comm_size(const Comm *comm); /* [local] */
-/* Pointer to the MPI_Comm for libraries that need one (parallel HDF5), or NULL for self. [local] */
+/* Pointer to the MPI_Comm, or NULL where no MPI is behind it: how a test tells which it got. [local] */
 const void *comm_mpi_handle(const Comm *comm);
 
 void comm_barrier(Comm *comm);                                       /* [collective] */
