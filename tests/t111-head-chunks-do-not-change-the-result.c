@@ -103,6 +103,7 @@ static double in_one_piece(World *world, Tensor hidden, float *logprob, float *d
     NllLossArgs loss = {lp.data, world->weight.data, dlp.data, ROWS, stats.data};
     device_run(device, OP_nll_loss, &loss);
     LogitsBackwardArgs backward = {.logits = logits.data,
+                                   .dlogits = logits.data,
                                    .target = world->target.data,
                                    .lse = lse.data,
                                    .dlogprob = dlp.data,

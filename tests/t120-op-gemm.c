@@ -126,7 +126,7 @@ static void check_bias(Device *device)
             for (int64_t i = 0; i < rows[r]; i++)
                 for (int64_t j = 0; j < widths[w]; j++)
                     expected[j] += (double)dy[i * widths[w] + j];
-            BiasBackwardArgs args = {dy, dbias, rows[r], widths[w]};
+            BiasBackwardArgs args = {DTYPE_F32, dy, dbias, rows[r], widths[w]};
             device_run(device, OP_bias_backward, &args);
             assert_near(dbias, expected, widths[w], 1e-6, 1e-5);
             op_keep(dbias, sizeof(float) * (size_t)widths[w]);

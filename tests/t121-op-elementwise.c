@@ -16,7 +16,7 @@ static void check_fill_add(Device *device)
             expected[i] = (double)a[i] - 0.25 * (double)b[i];
             halves[i] = 0.5;
         }
-        AddArgs add = {out, a, b, -0.25f, n};
+        AddArgs add = {.out = out, .a = a, .b = b, .scale = -0.25f, .count = n};
         device_run(device, OP_add, &add);
         assert_near(out, expected, n, 2e-7, 1e-7);
         add.out = a;
@@ -54,7 +54,7 @@ static void check_rope(Device *device)
                     expected[low] = before[low] * c - before[low + half] * s;
                     expected[low + half] = before[low + half] * c + before[low] * s;
                 }
-        RopeArgs args = {qkv, position, table, tokens, stride, HEADS, dim, POSITIONS, false};
+        RopeArgs args = {DTYPE_F32, qkv, position, table, tokens, stride, HEADS, dim, POSITIONS, false};
         device_run(device, OP_rope, &args);
         assert_near(qkv, expected, tokens * stride, 1e-6, 5e-7); /* what follows the heads is left alone */
         op_keep(qkv, sizeof(float) * (size_t)(tokens * stride));
@@ -106,12 +106,12 @@ static void check_act(Device *device)
                     expected[i * width + j] = kind == ACT_SWIGLU
                                                   ? act(kind, xd[2 * i * width + j]) * xd[(2 * i + 1) * width + j]
                                                   : act(kind, xd[i * width + j]);
-            ActForwardArgs forward = {kind, x, y, rows, width};
+            ActForwardArgs forward = {kind, DTYPE_F32, x, y, rows, width};
             device_run(device, OP_act_forward, &forward);
             assert_near(y, expected, rows * width, 4e-6, 1e-12);
             op_keep(y, sizeof(float) * (size_t)(rows * width));
             float *dx = op_floats(rows * wide);
-            ActBackwardArgs backward = {kind, x, dy, dx, rows, width};
+            ActBackwardArgs backward = {kind, DTYPE_F32, x, dy, dx, rows, width};
             device_run(device, OP_act_backward, &backward);
             op_keep(dx, sizeof(float) * (size_t)(rows * wide));
             Loss loss = {kind, rows, width, xd, op_widen(dy, rows * width)};
@@ -135,9 +135,9 @@ static void check_act_far(Device *device)
         dy[i] = 1.0f;
     }
     for (int kind = ACT_GELU; kind <= ACT_GELU_TANH; kind++) {
-        ActForwardArgs forward = {kind, x, y, 1, 12};
+        ActForwardArgs forward = {kind, DTYPE_F32, x, y, 1, 12};
         device_run(device, OP_act_forward, &forward);
-        ActBackwardArgs backward = {kind, x, dy, dx, 1, 12};
+        ActBackwardArgs backward = {kind, DTYPE_F32, x, dy, dx, 1, 12};
         device_run(device, OP_act_backward, &backward);
         for (int i = 0; i < 12; i++) {
             assert_close(y[i], i == 0 ? 0.0 : act(kind, (double)x[i]), 1e-5, 1e-30);
@@ -156,7 +156,7 @@ static void wrong_position(void *argument)
     Device *device = argument;
     int32_t *position = op_ints(1);
     position[0] = 7;
-    RopeArgs args = {op_normal(8, 1, 1.0), position, op_normal(7 * 8, 1, 1.0), 1, 8, 1, 8, 7, false};
+    RopeArgs args = {DTYPE_F32, op_normal(8, 1, 1.0), position, op_normal(7 * 8, 1, 1.0), 1, 8, 1, 8, 7, false};
     device_run(device, OP_rope, &args);
 }
 
@@ -172,6 +172,38 @@ static void check_range(Device *device)
         (void)state;                                                                                                   \
         op_on_devices(check_##name, true);                                                                             \
     }
+/* Every BF16 widened is itself when narrowed; a float between two goes to the nearer, a tie to the even one. */
+static void check_cast(Device *device)
+{
+    enum { N = 65536 };
+    uint16_t *narrow = (uint16_t *)op_floats(N), *again = (uint16_t *)op_floats(N);
+    float *wide = op_floats(N);
+    for (int i = 0; i < N; i++)
+        narrow[i] = (uint16_t)i;
+    CastArgs args = {DTYPE_BF16, DTYPE_F32, narrow, wide, N};
+    device_run(device, OP_cast, &args);
+    args = (CastArgs){DTYPE_F32, DTYPE_BF16, wide, again, N};
+    device_run(device, OP_cast, &args);
+    op_keep(again, sizeof *again * N);
+    for (int i = 0; i < N; i++) {
+        bool nan = (i & 0x7f80) == 0x7f80 && (i & 0x7f);
+        assert_int_equal(again[i], nan ? i | 0x40 : i);
+        assert_true(isnan(wide[i]) == nan);
+    }
+    const float between[] = {1.0f + 0x1p-9f,   1.0f + 0x1p-8f,  1.0f + 0x1.8p-8f,
+                             1.0f + 0x1.8p-7f, -1.0f - 0x1p-8f, 3.4e38f};
+    const float nearest[] = {1.0f, 1.0f, 1.0f + 0x1p-7f, 1.0f + 0x1p-6f, -1.0f, 0x1.fep127f};
+    args = (CastArgs){DTYPE_F32, DTYPE_BF16, between, narrow, 6};
+    device_run(device, OP_cast, &args);
+    args = (CastArgs){DTYPE_BF16, DTYPE_F32, narrow, wide, 6};
+    device_run(device, OP_cast, &args);
+    op_keep(wide, sizeof *wide * 6);
+    for (int i = 0; i < 5; i++)
+        assert_true(wide[i] == nearest[i]);
+    assert_true(isinf(wide[5])); /* above half way to the next power of two */
+}
+
+TEST(cast)
 TEST(fill_add)
 TEST(rope)
 TEST(act)
@@ -180,8 +212,8 @@ TEST(range)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fill_add), cmocka_unit_test(test_rope),
-                                       cmocka_unit_test(test_act), cmocka_unit_test(test_act_far),
-                                       cmocka_unit_test(test_range)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fill_add), cmocka_unit_test(test_cast),
+                                       cmocka_unit_test(test_rope),     cmocka_unit_test(test_act),
+                                       cmocka_unit_test(test_act_far),  cmocka_unit_test(test_range)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -58,7 +58,7 @@ static void check_rows(Device *device)
         int32_t *index = op_ints(rows);
         for (int64_t i = 0; i < rows; i++)
             index[i] = (int32_t)((i * 7 + 3) % all); /* distinct: 7 does not divide the counts above */
-        RowsArgs args = {x, index, y, rows, width, all};
+        RowsArgs args = {DTYPE_F32, x, index, y, rows, width, all};
         device_run(device, OP_gather_rows, &args);
         double *expected = op_widen(x, all * width);
         for (int64_t i = 0; i < rows; i++) {
@@ -107,7 +107,7 @@ static void wrong_embed_backward(void *argument)
 static void wrong_rows(void *argument)
 {
     Wrong *wrong = argument;
-    RowsArgs args = {op_normal(8, 1, 1.0), &wrong->index, op_normal(4, 1, 1.0), 1, 4, 2};
+    RowsArgs args = {DTYPE_F32, op_normal(8, 1, 1.0), &wrong->index, op_normal(4, 1, 1.0), 1, 4, 2};
     device_run(wrong->device, OP_gather_rows, &args);
 }
 

@@ -75,8 +75,8 @@ static void check_shape(Device *device, int64_t rows, int64_t vocab, int64_t ld,
     device_run(device, OP_logits_stats, &alone);
 
     LogitsBackwardArgs backward = {
-        logits, target, lse,        entropies ? entropy : NULL, dlogprob, entropies ? dentropy : NULL, rows,
-        vocab,  ld,     temperature};
+        DTYPE_F32, logits, logits, target,     lse, entropies ? entropy : NULL, dlogprob, entropies ? dentropy : NULL,
+        rows,      vocab,  ld,     temperature};
     if (rows > 1) {
         dlogprob[0] = dentropy[0] = 0.0f; /* a row without weight */
         ((double *)p.dlogprob)[0] = 0.0;

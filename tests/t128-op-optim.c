@@ -70,7 +70,7 @@ static void check_adamw(Device *device)
                     else
                         pd[i] -= lr * sqrt(second) / first * md[i] / (sqrt(vd[i]) + epsilon) + lr * decay * pd[i];
                 }
-                AdamWArgs args = {form, p, m, v, g, scale, n, step, lr, beta1, beta2, epsilon, decay};
+                AdamWArgs args = {form, p, m, v, NULL, g, scale, n, step, lr, beta1, beta2, epsilon, decay};
                 device_run(device, OP_adamw, &args);
                 assert_near(m, md, n, 1e-5, 1e-7);
                 assert_near(v, vd, n, 1e-5, 1e-9);
@@ -81,7 +81,7 @@ static void check_adamw(Device *device)
             float *before = op_copy(p, n), *m_before = op_copy(m, n), *v_before = op_copy(v, n);
             float *bad = op_floats(n);
             scale[0] = -1.0f;
-            AdamWArgs args = {form, p, m, v, bad, scale, n, 5, lr, beta1, beta2, epsilon, decay};
+            AdamWArgs args = {form, p, m, v, NULL, bad, scale, n, 5, lr, beta1, beta2, epsilon, decay};
             device_run(device, OP_adamw, &args);
             assert_memory_equal(p, before, sizeof(float) * (size_t)n);
             assert_memory_equal(m, m_before, sizeof(float) * (size_t)n);

@@ -17,6 +17,12 @@ static Cost floats(double flops, double count)
     return (Cost){flops, F32_BYTES * count};
 }
 
+/* Elements of what flows between layers, and floats beside them. */
+static Cost flowing(DType dtype, double flops, double elements, double beside)
+{
+    return (Cost){flops, (double)dtype_size(dtype) * elements + F32_BYTES * beside};
+}
+
 static Cost cost_fill(const FillArgs *a)
 {
     return floats(0, (double)a->count);
@@ -25,41 +31,49 @@ static Cost cost_fill(const FillArgs *a)
 static Cost cost_add(const AddArgs *a)
 {
     double n = (double)a->count;
-    return floats(a->scale == 1.0f ? n : 2 * n, 3 * n);
+    return flowing(a->dtype, a->scale == 1.0f ? n : 2 * n, 3 * n, 0);
+}
+
+static Cost cost_cast(const CastArgs *a)
+{
+    return (Cost){0, (double)a->count * (double)(dtype_size(a->from_dtype) + dtype_size(a->to_dtype))};
 }
 
 static Cost cost_gemm(const GemmArgs *a)
 {
     double m = (double)a->m, n = (double)a->n, k = (double)a->k;
-    double moved = m * k + k * n + m * n * (a->beta != 0 ? 2 : 1) + (a->bias ? n : 0);
-    return floats(2 * m * n * k + (a->bias ? m * n : 0), moved);
+    double result = m * n * (a->beta != 0 ? 2 : 1) * (double)dtype_size(a->c_dtype);
+    Cost cost = flowing(a->dtype, 2 * m * n * k + (a->bias ? m * n : 0), m * k + k * n, a->bias ? n : 0);
+    cost.bytes += result;
+    return cost;
 }
 
 static Cost cost_bias_backward(const BiasBackwardArgs *a)
 {
     double n = (double)a->rows * (double)a->width;
-    return floats(n, n + 2 * (double)a->width);
+    return flowing(a->dtype, n, n, 2 * (double)a->width);
 }
 
 static Cost cost_embed_forward(const EmbedArgs *a)
 {
     double n = (double)a->tokens * (double)a->width;
-    return floats(a->positions ? n : 0, n * (a->positions ? 3 : 2) + (double)a->tokens * (a->positions ? 2 : 1));
+    return flowing(a->dtype, a->positions ? n : 0, n * (a->positions ? 3 : 2),
+                   (double)a->tokens * (a->positions ? 2 : 1));
 }
 
 static Cost cost_embed_backward(const EmbedArgs *a)
 {
     double n = (double)a->tokens * (double)a->width;
     int tables = (a->table != NULL) + (a->positions != NULL);
-    return floats(n * tables, n + 2 * n * tables + (double)a->tokens * tables);
+    return flowing(a->dtype, n * tables, n, 2 * n * tables + (double)a->tokens * tables);
 }
 
 static Cost cost_norm_forward(const NormForwardArgs *a)
 {
     double rows = (double)a->rows, n = rows * (double)a->width;
     double flops = a->kind == NORM_LAYER ? 7 * n : 4 * n;
-    double moved = 2 * n + (double)a->width * (a->kind == NORM_LAYER ? 2 : 1) + rows * (a->kind == NORM_LAYER ? 2 : 1);
-    return a->residual ? floats(flops + n, moved + 2 * n) : floats(flops, moved);
+    double beside = ((double)a->width + rows) * (a->kind == NORM_LAYER ? 2 : 1);
+    return flowing(a->dtype, a->residual ? flops + n : flops, a->residual ? 4 * n : 2 * n, beside);
 }
 
 static Cost cost_norm_backward(const NormBackwardArgs *a)
@@ -67,15 +81,15 @@ static Cost cost_norm_backward(const NormBackwardArgs *a)
     double rows = (double)a->rows, n = rows * (double)a->width;
     double flops =
         (a->kind == NORM_LAYER ? 10 : 8) * n + (a->dsum ? n : 0) + (a->dgain ? 2 * n : 0) + (a->dbias ? n : 0);
-    double moved = (a->dsum ? 4 : 3) * n + rows * (a->kind == NORM_LAYER ? 2 : 1) +
-                   (double)a->width * (1 + (a->dgain ? 2 : 0) + (a->dbias ? 2 : 0));
-    return floats(flops, moved);
+    double beside =
+        rows * (a->kind == NORM_LAYER ? 2 : 1) + (double)a->width * (1 + (a->dgain ? 2 : 0) + (a->dbias ? 2 : 0));
+    return flowing(a->dtype, flops, (a->dsum ? 4 : 3) * n, beside);
 }
 
 static Cost cost_rope(const RopeArgs *a)
 {
     double n = (double)a->tokens * (double)a->heads * (double)a->head_dim;
-    return floats(3 * n, 2 * n + (double)a->tokens * (1 + (double)a->head_dim));
+    return flowing(a->dtype, 3 * n, 2 * n, (double)a->tokens * (1 + (double)a->head_dim));
 }
 
 static double act_flops(ActKind kind)
@@ -86,13 +100,13 @@ static double act_flops(ActKind kind)
 static Cost cost_act_forward(const ActForwardArgs *a)
 {
     double n = (double)a->rows * (double)a->width;
-    return floats(act_flops(a->kind) * n, a->kind == ACT_SWIGLU ? 3 * n : 2 * n);
+    return flowing(a->dtype, act_flops(a->kind) * n, a->kind == ACT_SWIGLU ? 3 * n : 2 * n, 0);
 }
 
 static Cost cost_act_backward(const ActBackwardArgs *a)
 {
     double n = (double)a->rows * (double)a->width;
-    return floats(2 * act_flops(a->kind) * n, a->kind == ACT_SWIGLU ? 5 * n : 3 * n);
+    return flowing(a->dtype, 2 * act_flops(a->kind) * n, a->kind == ACT_SWIGLU ? 5 * n : 3 * n, 0);
 }
 
 /* Two products per pair forward (scores, values); five backward (scores again, dv, dp, dq, dk). */
@@ -102,28 +116,27 @@ static Cost cost_attention_forward(const AttentionForwardArgs *a)
     double past = 0; /* keys and values read from a cache: pairs / tokens is the mean context of a query */
     if (a->kv.k && a->sequences)
         past = 2 * (double)a->kv_heads * dim * (a->tokens ? a->pairs / tokens * (double)a->sequences : 0);
-    double moved = tokens * dim * (2 * heads + 2 * (double)a->kv_heads) + (a->lse ? tokens * heads : 0) +
-                   (double)a->sequences + past;
-    return floats(a->pairs * heads * (4 * dim + 4), moved);
+    double moved = tokens * dim * (2 * heads + 2 * (double)a->kv_heads) + past;
+    return flowing(a->dtype, a->pairs * heads * (4 * dim + 4), moved,
+                   (a->lse ? tokens * heads : 0) + (double)a->sequences);
 }
 
 static Cost cost_attention_backward(const AttentionBackwardArgs *a)
 {
     double heads = (double)a->heads, dim = (double)a->head_dim, tokens = (double)a->tokens;
-    double moved =
-        tokens * dim * (2 * heads + 2 * (heads + 2 * (double)a->kv_heads)) + tokens * heads + (double)a->sequences;
-    return floats(a->pairs * heads * (10 * dim + 6), moved);
+    double moved = tokens * dim * (2 * heads + 2 * (heads + 2 * (double)a->kv_heads));
+    return flowing(a->dtype, a->pairs * heads * (10 * dim + 6), moved, tokens * heads + (double)a->sequences);
 }
 
 static Cost cost_gather_rows(const RowsArgs *a)
 {
-    return floats(0, (double)a->rows * (2 * (double)a->width + 1));
+    return flowing(a->dtype, 0, (double)a->rows * 2 * (double)a->width, (double)a->rows);
 }
 
 static Cost cost_scatter_rows(const RowsArgs *a)
 {
     double n = (double)a->rows * (double)a->width;
-    return floats(n, 3 * n + (double)a->rows);
+    return flowing(a->dtype, n, 3 * n, (double)a->rows);
 }
 
 static Cost cost_logits_stats(const LogitsStatsArgs *a)
@@ -136,7 +149,7 @@ static Cost cost_logits_stats(const LogitsStatsArgs *a)
 static Cost cost_logits_backward(const LogitsBackwardArgs *a)
 {
     double rows = (double)a->rows, n = rows * (double)a->vocab;
-    return floats((a->dentropy ? 8 : 4) * n, n + rows * (double)a->ld + rows * (a->dentropy ? 5 : 3));
+    return flowing(a->dtype, (a->dentropy ? 8 : 4) * n, rows * (double)a->ld, n + rows * (a->dentropy ? 5 : 3));
 }
 
 static Cost cost_nll_loss(const NllLossArgs *a)
@@ -197,7 +210,7 @@ static Cost cost_clip_scale(const ClipScaleArgs *a)
 
 static Cost cost_adamw(const AdamWArgs *a)
 {
-    return floats(16 * (double)a->count, 7 * (double)a->count);
+    return flowing(DTYPE_BF16, 16 * (double)a->count, a->copy ? (double)a->count : 0, 7 * (double)a->count);
 }
 
 static Cost cost_sample(const SampleArgs *a)

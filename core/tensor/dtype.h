@@ -1,4 +1,5 @@
-/* dtype.h -- element types. Everything computes in F32 with F64 for long sums; the 16-bit types exist in files. */
+/* dtype.h -- element types. The CPU computes in F32 with F64 for long sums; BF16 is for what flows between layers on a device
+ * that multiplies it faster; F16 exists in files. */
 #ifndef CORE_TENSOR_DTYPE_H
 #define CORE_TENSOR_DTYPE_H
 
@@ -13,5 +14,16 @@ size_t dtype_size(DType dtype);
 const char *dtype_name(DType dtype);
 /* Widen `count` elements of BF16 or F16 (as stored, little-endian) to float; exact. */
 void dtype_to_f32(DType dtype, const void *from, float *to, size_t count);
+/* To the nearest BF16, ties to even; NaN stays NaN. */
+static inline uint16_t bf16_of(float value)
+{
+    union {
+        float value;
+        uint32_t bits;
+    } as = {.value = value};
+    if (value != value)
+        return (uint16_t)(as.bits >> 16 | 0x40);
+    return (uint16_t)((as.bits + 0x7fff + (as.bits >> 16 & 1)) >> 16);
+}
 
 #endif

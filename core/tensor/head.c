@@ -154,6 +154,7 @@ static void visit_chunks(Exec *exec, const VocabularyHead *head, Tensor hidden, 
             visit->loss(exec, visit->terms, &chunk);
         if (backward) {
             LogitsBackwardArgs args = {.logits = logits.data,
+                                       .dlogits = logits.data,
                                        .target = stats.target,
                                        .lse = stats.lse,
                                        .entropy = chunk.entropy,

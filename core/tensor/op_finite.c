@@ -88,7 +88,7 @@ void op_require_finite(OpKind op, const void *args)
     }
     case OP_logits_backward: {
         const LogitsBackwardArgs *a = args;
-        require(op, "dlogits", a->logits, a->rows, a->ld, a->ld);
+        require(op, "dlogits", a->dlogits, a->rows, a->ld, a->ld);
         break;
     }
     case OP_policy_loss: {

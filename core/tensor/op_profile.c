@@ -58,7 +58,7 @@ static double measure_bandwidth(Device *device, Arena *arena)
     tensor_zero(device, x);
     const Tensor half = tensor_range(x, STREAM_FLOATS / 2, STREAM_FLOATS / 2);
     const SumSquaresArgs sum = {x.data, STREAM_FLOATS, sums.data};
-    const AddArgs add = {x.data, x.data, half.data, 1, STREAM_FLOATS / 2};
+    const AddArgs add = {.out = x.data, .a = x.data, .b = half.data, .scale = 1, .count = STREAM_FLOATS / 2};
     const double calls = measure(device, OP_sum_squares, &sum), adds = measure(device, OP_add, &add);
     return sizeof(float) * STREAM_FLOATS * (calls > adds ? calls : adds);
 }

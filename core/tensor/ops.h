@@ -4,7 +4,10 @@
  *        OP_LIST, so a backend with a hole does not compile and an op without a test is found.
  * Rules: an op is a pair of kernels, forward and backward, called only through the front doors of forward.h. Arguments
  * are device addresses and sizes; the callee allocates nothing but device->scratch. Arrays are row-major and contiguous
- * unless a leading dimension (ld*) is given, in elements. `+=` in a comment: the result is added to what is there,
+ * unless a leading dimension (ld*) is given, in elements. What flows between layers (activations, their gradients, the
+ * matrices they meet) is `void *` of `dtype`: F32, or BF16 where the device has it (dtype.h); gains, biases, rotations,
+ * statistics, losses and gradients of parameters are F32 always, sums are kept in F32 or wider, and BF16 results are
+ * rounded once, to nearest even. `+=` in a comment: the result is added to what is there,
  * which is how gradients accumulate. Sums run in an order that depends on the shape and the number of threads alone.
  * Loss ops add to `stats`, doubles on the device, in the order named by their enum. */
 #ifndef CORE_TENSOR_OPS_H
@@ -14,10 +17,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/tensor/dtype.h"
+
 /*     name, stem of its Args    what it does */
 #define OP_LIST(OP)                                                                                                    \
     OP(fill, Fill)                  /* x[i] = value                                                          */        \
     OP(add, Add)                    /* out[i] = a[i] + scale * b[i]; out may be a or b                       */        \
+    OP(cast, Cast)                  /* the same values in another element type                               */        \
     OP(gemm, Gemm)                  /* C = alpha op(A) op(B) + beta C (+ bias per column)                    */        \
     OP(bias_backward, BiasBackward) /* dbias[j] += sum over rows of dy[i][j]                                 */        \
     OP(embed_forward, Embed)        /* y[t] = table[token[t]] (+ positions[position[t]])                     */        \
@@ -32,7 +38,7 @@
     OP(gather_rows, Rows)               /* y[i] = x[index[i]]                                                    */    \
     OP(scatter_rows, Rows)              /* x[index[i]] += y[i]; indices are distinct                             */    \
     OP(logits_stats, LogitsStats)       /* log-sum-exp, log-prob of the target, entropy of each row              */    \
-    OP(logits_backward, LogitsBackward) /* logits -> dlogits in place                                            */    \
+    OP(logits_backward, LogitsBackward) /* dlogits from logits                                                   */    \
     OP(nll_loss, NllLoss)               /* weighted negative log-likelihood                                      */    \
     OP(policy_loss, PolicyLoss)         /* PPO's clipped surrogate                                               */    \
     OP(value_loss, ValueLoss)           /* PPO's clipped value loss                                              */    \
@@ -53,38 +59,50 @@ typedef struct FillArgs {
 } FillArgs;
 
 typedef struct AddArgs {
-    float *out;
-    const float *a, *b;
+    DType dtype;
+    void *out;
+    const void *a, *b;
     float scale;
     int64_t count;
 } AddArgs;
 
+/* F32 to BF16 or back. */
+typedef struct CastArgs {
+    DType from_dtype, to_dtype;
+    const void *from;
+    void *to;
+    int64_t count;
+} CastArgs;
+
 /* C (m, n) = alpha * op(A) (m, k) * op(B) (k, n) + beta * C + bias (n). */
 typedef struct GemmArgs {
+    DType dtype, c_dtype; /* of A and B; of C: the same, or F32 */
     bool transpose_a, transpose_b;
     int64_t m, n, k;
     float alpha, beta;
-    const float *a;
+    const void *a;
     int64_t lda;
-    const float *b;
+    const void *b;
     int64_t ldb;
-    float *c;
+    void *c;
     int64_t ldc;
     const float *bias; /* or NULL; added once, after beta */
 } GemmArgs;
 
 typedef struct BiasBackwardArgs {
-    const float *dy; /* (rows, width) */
-    float *dbias;    /* (width) += */
+    DType dtype;
+    const void *dy; /* (rows, width) */
+    float *dbias;   /* (width) += */
     int64_t rows, width;
 } BiasBackwardArgs;
 
 /* Token ids outside [0, vocab), or positions outside [0, positions_max), abort: data were checked when tokenised. */
 typedef struct EmbedArgs {
+    DType dtype;
     const int32_t *token, *position; /* (tokens); position may be NULL when positions is */
-    float *table;                    /* (vocab, width); backward: its gradient, += (NULL: frozen) */
-    float *positions;                /* (positions_max, width) or NULL; backward: its gradient, += */
-    float *y;                        /* (tokens, width); backward: dy, read only */
+    void *table;                     /* (vocab, width); backward: its gradient, F32, += (NULL: frozen) */
+    void *positions;                 /* (positions_max, width) or NULL; backward: its gradient, F32, += */
+    void *y;                         /* (tokens, width); backward: dy, read only */
     int64_t tokens, width, vocab, positions_max;
 } EmbedArgs;
 
@@ -94,30 +112,33 @@ typedef enum NormKind { NORM_RMS, NORM_LAYER } NormKind;
  */
 typedef struct NormForwardArgs {
     NormKind kind;
-    const float *x, *residual; /* (rows, width); residual NULL: sum = x and `sum` is not written */
-    float *sum;                /* (rows, width); may be x or residual */
-    const float *gain, *bias;  /* (width); bias NULL for RMS */
-    float *y;                  /* (rows, width) */
-    float *mean, *rstd;        /* (rows) saved for backward; mean unused by RMS */
+    DType dtype;
+    const void *x, *residual; /* (rows, width); residual NULL: sum = x and `sum` is not written */
+    void *sum;                /* (rows, width); may be x or residual; y is made of what was stored here */
+    const float *gain, *bias; /* (width); bias NULL for RMS */
+    void *y;                  /* (rows, width) */
+    float *mean, *rstd;       /* (rows) saved for backward; mean unused by RMS */
     int64_t rows, width;
     float epsilon;
 } NormForwardArgs;
 
 typedef struct NormBackwardArgs {
     NormKind kind;
-    const float *dy;   /* (rows, width) */
-    const float *dsum; /* gradient that reaches `sum` from elsewhere, or NULL */
-    const float *sum;  /* the normalised input */
+    DType dtype;
+    const void *dy;   /* (rows, width) */
+    const void *dsum; /* gradient that reaches `sum` from elsewhere, or NULL */
+    const void *sum;  /* the normalised input */
     const float *mean, *rstd;
     const float *gain;
-    float *dx;            /* (rows, width) = gradient of x and of residual alike; may be dsum or dy */
+    void *dx;             /* (rows, width) = gradient of x and of residual alike; may be dsum or dy */
     float *dgain, *dbias; /* (width) +=; NULL: frozen */
     int64_t rows, width;
 } NormBackwardArgs;
 
 /* GPT-NeoX / LLaMA form: dimension i pairs with i + head_dim / 2. */
 typedef struct RopeArgs {
-    float *qkv;              /* (tokens, stride); the first `heads` heads of head_dim are rotated */
+    DType dtype;
+    void *qkv;               /* (tokens, stride); the first `heads` heads of head_dim are rotated */
     const int32_t *position; /* (tokens) */
     const float *table;      /* (positions_max, head_dim / 2, 2): cosine, sine */
     int64_t tokens, stride, heads, head_dim, positions_max;
@@ -129,22 +150,24 @@ typedef enum ActKind { ACT_GELU, ACT_GELU_TANH, ACT_SWIGLU } ActKind;
 
 typedef struct ActForwardArgs {
     ActKind kind;
-    const float *x; /* (rows, width), or (rows, 2 width) = gate | up when gated */
-    float *y;       /* (rows, width) */
+    DType dtype;
+    const void *x; /* (rows, width), or (rows, 2 width) = gate | up when gated */
+    void *y;       /* (rows, width) */
     int64_t rows, width;
 } ActForwardArgs;
 
 typedef struct ActBackwardArgs {
     ActKind kind;
-    const float *x, *dy;
-    float *dx; /* shape of x; may be x */
+    DType dtype;
+    const void *x, *dy;
+    void *dx; /* shape of x; may be x */
     int64_t rows, width;
 } ActBackwardArgs;
 
 /* Keys and values of earlier tokens. Layout (slots, kv_heads, capacity, head_dim), so decode reads a head's past in one
  * run. */
 typedef struct KvArgs {
-    float *k, *v;        /* NULL: no cache, every sequence starts at position 0 */
+    void *k, *v;         /* NULL: no cache, every sequence starts at position 0 */
     const int32_t *slot; /* (sequences) which slot holds each sequence */
     const int32_t *past; /* (sequences) tokens already there; the new ones are appended behind them */
     int64_t slots, capacity;
@@ -154,9 +177,10 @@ typedef struct KvArgs {
  * heads]; query head h reads key head h * kv_heads / heads. Memory linear in tokens (online softmax, Milakov &
  * Gimelshein 2018; FlashAttention-2, Dao 2023). */
 typedef struct AttentionForwardArgs {
-    const float *qkv;     /* (tokens, (heads + 2 kv_heads) head_dim) */
+    DType dtype;          /* of qkv, out, k, v */
+    const void *qkv;      /* (tokens, (heads + 2 kv_heads) head_dim) */
     const int32_t *start; /* (sequences + 1) */
-    float *out;           /* (tokens, heads * head_dim) */
+    void *out;            /* (tokens, heads * head_dim) */
     float *lse;           /* (tokens, heads) log-sum-exp of scaled scores, or NULL when no backward follows */
     int64_t tokens, sequences, heads, kv_heads, head_dim, longest;
     float scale;
@@ -165,18 +189,21 @@ typedef struct AttentionForwardArgs {
 } AttentionForwardArgs;
 
 typedef struct AttentionBackwardArgs {
-    const float *qkv, *out, *dout, *lse;
+    DType dtype;
+    const void *qkv, *out, *dout;
+    const float *lse;
     const int32_t *start;
-    float *dqkv; /* (tokens, (heads + 2 kv_heads) head_dim), written */
+    void *dqkv; /* (tokens, (heads + 2 kv_heads) head_dim), written */
     int64_t tokens, sequences, heads, kv_heads, head_dim, longest;
     float scale;
     double pairs;
 } AttentionBackwardArgs;
 
 typedef struct RowsArgs {
-    float *x;             /* (x_rows, width): read by gather, += by scatter */
+    DType dtype;
+    void *x;              /* (x_rows, width): read by gather, += by scatter */
     const int32_t *index; /* (rows) */
-    float *y;             /* (rows, width) */
+    void *y;              /* (rows, width) */
     int64_t rows, width, x_rows;
 } RowsArgs;
 
@@ -190,10 +217,12 @@ typedef struct LogitsStatsArgs {
     float temperature;
 } LogitsStatsArgs;
 
-/* dlogits[j] = (dlogprob ([j = target] - p_j) - dentropy p_j (log p_j + entropy)) / temperature, in place; columns from
- * vocab to ld become 0. */
+/* dlogits[j] = (dlogprob ([j = target] - p_j) - dentropy p_j (log p_j + entropy)) / temperature; columns from vocab to
+ * ld become 0. */
 typedef struct LogitsBackwardArgs {
-    float *logits;
+    DType dtype;         /* of dlogits */
+    const float *logits; /* (rows, ld) */
+    void *dlogits;       /* (rows, ld); may be logits when it is F32 */
     const int32_t *target;
     const float *lse, *entropy;       /* entropy may be NULL when dentropy is */
     const float *dlogprob, *dentropy; /* (rows); dentropy may be NULL */
@@ -330,6 +359,7 @@ typedef enum AdamForm { ADAM_TORCH, ADAM_TF } AdamForm;
 typedef struct AdamWArgs {
     AdamForm form;
     float *parameter, *exp_avg, *exp_avg_sq;
+    void *copy; /* the new parameters in BF16, for the products; or NULL */
     const float *gradient;
     const float *scale; /* (1) factor on the gradient, from clip_scale */
     int64_t count, step;

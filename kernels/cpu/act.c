@@ -1,4 +1,4 @@
-/* act.c -- element by element: fill, add, rotary positions (Su et al. 2021), and the activations.
+/* act.c -- element by element: fill, add, cast, rotary positions (Su et al. 2021), and the activations.
  *
  *        GELU       x Phi(x), Phi by erfc so that the negative tail keeps its relative accuracy (Hendrycks & Gimpel 2016)
  *        GELU_TANH  x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3), which is x/2 (1 + tanh u)
@@ -23,6 +23,24 @@ void KERNEL(add)(Device *device, const AddArgs *args)
         out[i] = a[i] + scale * b[i];
 }
 
+void KERNEL(cast)(Device *device, const CastArgs *args)
+{
+    bool narrow = args->to_dtype == DTYPE_BF16;
+    REQUIRE(narrow ? args->from_dtype == DTYPE_F32 : args->from_dtype == DTYPE_BF16 && args->to_dtype == DTYPE_F32,
+            "cast from %s to %s", dtype_name(args->from_dtype), dtype_name(args->to_dtype));
+    enum { RUN = 4096 };
+    PARALLEL_FOR(device, args->count)
+    for (int64_t from = 0; from < args->count; from += RUN) {
+        int64_t to = min_i64(from + RUN, args->count);
+        if (narrow)
+            for (int64_t i = from; i < to; i++)
+                ((uint16_t *)args->to)[i] = bf16_of(((const float *)args->from)[i]);
+        else
+            dtype_to_f32(DTYPE_BF16, (const uint16_t *)args->from + from, (float *)args->to + from,
+                         (size_t)(to - from));
+    }
+}
+
 void KERNEL(rope)(Device *device, const RopeArgs *args)
 {
     int64_t half = args->head_dim / 2;
@@ -41,7 +59,7 @@ void KERNEL(rope)(Device *device, const RopeArgs *args)
             sine[j] = sign * table[2 * j + 1];
         }
         for (int64_t head = 0; head < args->heads; head++) {
-            float *low = args->qkv + t * args->stride + head * args->head_dim, *high = low + half;
+            float *low = floats(args->qkv) + t * args->stride + head * args->head_dim, *high = low + half;
             for (int64_t j = 0; j < half; j++) {
                 float a = low[j], b = high[j];
                 low[j] = a * cosine[j] - b * sine[j];
@@ -158,11 +176,12 @@ void KERNEL(act_forward)(Device *device, const ActForwardArgs *args)
     PARALLEL_FOR(device, 20.0 * (double)args->rows * (double)width)
     for (int64_t i = 0; i < args->rows; i++) {
         if (args->kind == ACT_SWIGLU)
-            swiglu_forward_row(args->x + 2 * i * width, args->x + (2 * i + 1) * width, args->y + i * width, width);
+            swiglu_forward_row(floats(args->x) + 2 * i * width, floats(args->x) + (2 * i + 1) * width,
+                               floats(args->y) + i * width, width);
         else if (args->kind == ACT_GELU)
-            act_forward_run(ACT_GELU, args->x + i * width, args->y + i * width, width);
+            act_forward_run(ACT_GELU, floats(args->x) + i * width, floats(args->y) + i * width, width);
         else
-            act_forward_run(ACT_GELU_TANH, args->x + i * width, args->y + i * width, width);
+            act_forward_run(ACT_GELU_TANH, floats(args->x) + i * width, floats(args->y) + i * width, width);
     }
 }
 
@@ -171,13 +190,13 @@ void KERNEL(act_backward)(Device *device, const ActBackwardArgs *args)
     int64_t width = args->width;
     PARALLEL_FOR(device, 30.0 * (double)args->rows * (double)width)
     for (int64_t i = 0; i < args->rows; i++) {
-        const float *dy = args->dy + i * width;
+        const float *dy = floats(args->dy) + i * width;
         if (args->kind == ACT_SWIGLU)
-            swiglu_backward_row(args->x + 2 * i * width, args->x + (2 * i + 1) * width, dy, args->dx + 2 * i * width,
-                                args->dx + (2 * i + 1) * width, width);
+            swiglu_backward_row(floats(args->x) + 2 * i * width, floats(args->x) + (2 * i + 1) * width, dy,
+                                floats(args->dx) + 2 * i * width, floats(args->dx) + (2 * i + 1) * width, width);
         else if (args->kind == ACT_GELU)
-            act_backward_run(ACT_GELU, args->x + i * width, dy, args->dx + i * width, width);
+            act_backward_run(ACT_GELU, floats(args->x) + i * width, dy, floats(args->dx) + i * width, width);
         else
-            act_backward_run(ACT_GELU_TANH, args->x + i * width, dy, args->dx + i * width, width);
+            act_backward_run(ACT_GELU_TANH, floats(args->x) + i * width, dy, floats(args->dx) + i * width, width);
     }
 }

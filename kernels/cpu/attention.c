@@ -30,10 +30,10 @@ static Sequence sequence_of(const AttentionForwardArgs *args, int64_t s, int64_t
     if (args->kv.k) {
         int64_t at = (args->kv.slot[s] * args->kv_heads + kv_head) * args->kv.capacity * dim;
         sequence.past = args->kv.past[s];
-        sequence.k = (TileRows){args->kv.k + at, dim};
-        sequence.v = (TileRows){args->kv.v + at, dim};
+        sequence.k = (TileRows){floats(args->kv.k) + at, dim};
+        sequence.v = (TileRows){floats(args->kv.v) + at, dim};
     } else {
-        const float *first = args->qkv + sequence.start * stride + (args->heads + kv_head) * dim;
+        const float *first = floats(args->qkv) + sequence.start * stride + (args->heads + kv_head) * dim;
         sequence.k = (TileRows){first, stride};
         sequence.v = (TileRows){first + args->kv_heads * dim, stride};
     }
@@ -56,12 +56,13 @@ static void cache_append(const AttentionForwardArgs *args, int64_t s, int64_t kv
 {
     int64_t dim = args->head_dim, stride = (args->heads + 2 * args->kv_heads) * dim;
     const KvArgs *kv = &args->kv;
+    float *keys = kv->k, *values = kv->v;
     int64_t to = ((kv->slot[s] * args->kv_heads + kv_head) * kv->capacity + kv->past[s]) * dim;
     for (int64_t t = args->start[s]; t < args->start[s + 1]; t++, to += dim) {
-        const float *k = args->qkv + t * stride + (args->heads + kv_head) * dim, *v = k + args->kv_heads * dim;
+        const float *k = floats(args->qkv) + t * stride + (args->heads + kv_head) * dim, *v = k + args->kv_heads * dim;
         for (int64_t d = 0; d < dim; d++) {
-            kv->k[to + d] = k[d];
-            kv->v[to + d] = v[d];
+            keys[to + d] = k[d];
+            values[to + d] = v[d];
         }
     }
 }
@@ -120,7 +121,8 @@ static void queries_load(const AttentionForwardArgs *args, const Sequence *seque
     float scale = args->scale * VEC_LOG2_E;
     RowAt at = row_at(item.first_row, group);
     for (int64_t r = 0; r < item.rows; r++, row_step(&at, group)) {
-        const float *q = args->qkv + (sequence->start + at.query) * stride + (item.kv_head * group + at.head) * dim;
+        const float *q =
+            floats(args->qkv) + (sequence->start + at.query) * stride + (item.kv_head * group + at.head) * dim;
         vec_scale(query + r * dim, q, dim, scale);
     }
 }
@@ -136,7 +138,7 @@ static void rows_store(const AttentionForwardArgs *args, const Sequence *sequenc
     RowAt at = row_at(item.first_row, group);
     for (int64_t r = 0; r < item.rows; r++, row_step(&at, group)) {
         int64_t place = (sequence->start + at.query) * args->heads + item.kv_head * group + at.head;
-        vec_scale(args->out + place * dim, gathered + r * ld, dim, 1.0f / state->sum[r]);
+        vec_scale(floats(args->out) + place * dim, gathered + r * ld, dim, 1.0f / state->sum[r]);
         if (args->lse)
             args->lse[place] = lse[r];
     }

@@ -29,7 +29,7 @@ static Task task_of(const AttentionBackwardArgs *args, int64_t s, int64_t kv_hea
                  .dim = dim,
                  .padded = tile_padded(dim),
                  .stride = stride};
-    const float *first = args->qkv + task.start * stride + (args->heads + kv_head) * dim;
+    const float *first = floats(args->qkv) + task.start * stride + (args->heads + kv_head) * dim;
     task.k = (TileRows){first, stride};
     task.v = (TileRows){first + args->kv_heads * dim, stride};
     return task;
@@ -81,14 +81,14 @@ static void rows_load(const Task *task, RowTile *tile, int64_t from)
     RowAt row = tile->first = row_at(from, task->group);
     for (int64_t r = 0; r < tile->count; r++, row_step(&row, task->group)) {
         int64_t token = task->start + row.query, head = task->kv_head * task->group + row.head;
-        const float *q = args->qkv + token * task->stride + head * dim;
+        const float *q = floats(args->qkv) + token * task->stride + head * dim;
         int64_t at = (token * args->heads + head) * dim;
         vec_scale(tile->query + r * padded, q, dim, scale);
-        vec_scale(tile->dout + r * padded, args->dout + at, dim, 1.0f);
+        vec_scale(tile->dout + r * padded, floats(args->dout) + at, dim, 1.0f);
         for (int64_t d = dim; d < padded; d++)
             tile->query[r * padded + d] = tile->dout[r * padded + d] = 0.0f;
         tile->lse[r] = args->lse[token * args->heads + head] * VEC_LOG2_E;
-        tile->delta[r] = vec_dot(args->dout + at, args->out + at, dim);
+        tile->delta[r] = vec_dot(floats(args->dout) + at, floats(args->out) + at, dim);
     }
 }
 
@@ -140,7 +140,7 @@ static void add_rows_gradient(const Task *task, Workspace *work)
                  rows->dquery, task->padded, false);
     RowAt row = rows->first;
     for (int64_t r = 0; r < rows->count; r++, row_step(&row, task->group)) {
-        float *to = task->args->dqkv + (task->start + row.query) * task->stride +
+        float *to = floats(task->args->dqkv) + (task->start + row.query) * task->stride +
                     (task->kv_head * task->group + row.head) * task->dim;
         const float *from = rows->dquery + r * task->padded;
         if (keys->from == 0)
@@ -152,8 +152,8 @@ static void add_rows_gradient(const Task *task, Workspace *work)
 
 static void keys_store(const Task *task, const KeyTile *keys)
 {
-    float *dk =
-        task->args->dqkv + (task->start + keys->from) * task->stride + (task->args->heads + task->kv_head) * task->dim;
+    float *dk = floats(task->args->dqkv) + (task->start + keys->from) * task->stride +
+                (task->args->heads + task->kv_head) * task->dim;
     tile_transpose_back(keys->dk_across, keys->count, task->dim, VEC_LN_2, dk, task->stride);
     tile_transpose_back(keys->dv_across, keys->count, task->dim, 1.0f, dk + task->args->kv_heads * task->dim,
                         task->stride);

@@ -25,10 +25,10 @@ void KERNEL(embed_forward)(Device *device, const EmbedArgs *args)
     int64_t width = args->width;
     PARALLEL_FOR(device, (double)args->tokens * (double)width)
     for (int64_t t = 0; t < args->tokens; t++) {
-        const float *row = args->table + args->token[t] * width;
-        float *y = args->y + t * width;
+        const float *row = floats(args->table) + args->token[t] * width;
+        float *y = floats(args->y) + t * width;
         if (args->positions) {
-            const float *position = args->positions + args->position[t] * width;
+            const float *position = floats(args->positions) + args->position[t] * width;
             for (int64_t j = 0; j < width; j++)
                 y[j] = row[j] + position[j];
         } else {
@@ -47,14 +47,14 @@ void KERNEL(embed_backward)(Device *device, const EmbedArgs *args)
     for (int64_t part = 0; part < parts; part++) {
         int64_t from = part * COLUMNS, to = min_i64(from + COLUMNS, width);
         for (int64_t t = 0; t < args->tokens; t++) {
-            const float *dy = args->y + t * width;
+            const float *dy = floats(args->y) + t * width;
             if (args->table) {
-                float *row = args->table + args->token[t] * width;
+                float *row = floats(args->table) + args->token[t] * width;
                 for (int64_t j = from; j < to; j++)
                     row[j] += dy[j];
             }
             if (args->positions) {
-                float *row = args->positions + args->position[t] * width;
+                float *row = floats(args->positions) + args->position[t] * width;
                 for (int64_t j = from; j < to; j++)
                     row[j] += dy[j];
             }
@@ -68,7 +68,7 @@ void KERNEL(gather_rows)(Device *device, const RowsArgs *args)
     int64_t width = args->width;
     PARALLEL_FOR(device, (double)args->rows * (double)width)
     for (int64_t i = 0; i < args->rows; i++)
-        memcpy(args->y + i * width, args->x + args->index[i] * width, sizeof(float) * (size_t)width);
+        memcpy(floats(args->y) + i * width, floats(args->x) + args->index[i] * width, sizeof(float) * (size_t)width);
 }
 
 void KERNEL(scatter_rows)(Device *device, const RowsArgs *args)
@@ -77,8 +77,8 @@ void KERNEL(scatter_rows)(Device *device, const RowsArgs *args)
     int64_t width = args->width;
     PARALLEL_FOR(device, (double)args->rows * (double)width)
     for (int64_t i = 0; i < args->rows; i++) {
-        float *x = args->x + args->index[i] * width;
-        const float *y = args->y + i * width;
+        float *x = floats(args->x) + args->index[i] * width;
+        const float *y = floats(args->y) + i * width;
         for (int64_t j = 0; j < width; j++)
             x[j] += y[j];
     }

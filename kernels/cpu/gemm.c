@@ -24,7 +24,7 @@ static void bias_add(Device *device, const GemmArgs *args)
 {
     PARALLEL_FOR(device, (double)args->m * (double)args->n)
     for (int64_t i = 0; i < args->m; i++) {
-        float *row = args->c + i * args->ldc;
+        float *row = floats(args->c) + i * args->ldc;
         for (int64_t j = 0; j < args->n; j++)
             row[j] += args->bias[j];
     }
@@ -70,7 +70,7 @@ void KERNEL(bias_backward)(Device *device, const BiasBackwardArgs *args)
         int64_t end = min_i64((block + 1) * blocks.rows, args->rows);
         for (int64_t i = block * blocks.rows; i < end; i++)
             for (int64_t j = 0; j < width; j++)
-                sum[j] += args->dy[i * width + j];
+                sum[j] += floats(args->dy)[i * width + j];
     }
     for (int64_t j = 0; j < width; j++) {
         double sum = 0.0;

@@ -30,6 +30,7 @@
 #define KERNEL_PROTOTYPES(isa)                                                                                         \
     void cpu_fill_##isa(Device *device, const FillArgs *args);                                                         \
     void cpu_add_##isa(Device *device, const AddArgs *args);                                                           \
+    void cpu_cast_##isa(Device *device, const CastArgs *args);                                                         \
     void cpu_gemm_##isa(Device *device, const GemmArgs *args);                                                         \
     void cpu_bias_backward_##isa(Device *device, const BiasBackwardArgs *args);                                        \
     void cpu_embed_forward_##isa(Device *device, const EmbedArgs *args);                                               \
@@ -88,6 +89,11 @@ static inline SumBlocks sum_blocks(int64_t rows)
     if (each < 32)
         each = 32;
     return (SumBlocks){(rows + each - 1) / each, each};
+}
+/* This backend computes in F32 alone: what ops.h calls `void *` of a dtype. */
+static inline float *floats(const void *activations)
+{
+    return (float *)activations;
 }
 static inline int64_t min_i64(int64_t a, int64_t b)
 {

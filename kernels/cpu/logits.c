@@ -91,13 +91,14 @@ VEC_INLINE Vec row_gradient(Vec logits, const RowGradient *g, bool with_entropy)
     return result * g->inverse;
 }
 
-VEC_INLINE void row_backward(float *row, int64_t vocab, const RowGradient *g, bool with_entropy)
+/* `to` may be `row`. */
+VEC_INLINE void row_backward(const float *row, float *to, int64_t vocab, const RowGradient *g, bool with_entropy)
 {
     int64_t j = 0;
     for (; j + LANES <= vocab; j += LANES)
-        vec_store(row + j, row_gradient(vec_load(row + j), g, with_entropy));
+        vec_store(to + j, row_gradient(vec_load(row + j), g, with_entropy));
     if (j < vocab)
-        vec_store_part(row + j, row_gradient(vec_load_part(row + j, vocab - j, 0.0f), g, with_entropy), vocab - j);
+        vec_store_part(to + j, row_gradient(vec_load_part(row + j, vocab - j, 0.0f), g, with_entropy), vocab - j);
 }
 
 void KERNEL(logits_backward)(Device *device, const LogitsBackwardArgs *args)
@@ -105,7 +106,8 @@ void KERNEL(logits_backward)(Device *device, const LogitsBackwardArgs *args)
     float inverse = 1.0f / args->temperature;
     PARALLEL_FOR(device, 20.0 * (double)args->rows * (double)args->vocab)
     for (int64_t i = 0; i < args->rows; i++) {
-        float *row = args->logits + i * args->ld;
+        const float *row = args->logits + i * args->ld;
+        float *to = floats(args->dlogits) + i * args->ld;
         float dlogprob = args->dlogprob[i], dentropy = args->dentropy ? args->dentropy[i] : 0.0f;
         int32_t target = args->target[i];
         REQUIRE(target >= 0 && target < args->vocab, "target %lld is %d, outside [0, %lld)", (long long)i, target,
@@ -113,15 +115,15 @@ void KERNEL(logits_backward)(Device *device, const LogitsBackwardArgs *args)
         RowGradient g = {vec_set(args->lse[i]), vec_set(inverse), vec_set(dlogprob), vec_set(dentropy),
                          vec_set(args->dentropy ? args->entropy[i] : 0.0f)};
         if (dlogprob == 0.0f && dentropy == 0.0f) {
-            memset(row, 0, sizeof(float) * (size_t)args->ld);
+            memset(to, 0, sizeof(float) * (size_t)args->ld);
             continue;
         }
         if (args->dentropy)
-            row_backward(row, args->vocab, &g, true);
+            row_backward(row, to, args->vocab, &g, true);
         else
-            row_backward(row, args->vocab, &g, false);
-        row[target] += dlogprob * inverse;
+            row_backward(row, to, args->vocab, &g, false);
+        to[target] += dlogprob * inverse;
         for (int64_t j = args->vocab; j < args->ld; j++)
-            row[j] = 0.0f;
+            to[j] = 0.0f;
     }
 }

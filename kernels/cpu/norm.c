@@ -33,10 +33,10 @@ void KERNEL(norm_forward)(Device *device, const NormForwardArgs *args)
     int64_t width = args->width;
     PARALLEL_FOR(device, 4.0 * (double)args->rows * (double)width)
     for (int64_t i = 0; i < args->rows; i++) {
-        const float *s = args->x + i * width;
+        const float *s = floats(args->x) + i * width;
         if (args->residual) {
-            const float *residual = args->residual + i * width;
-            float *sum = args->sum + i * width;
+            const float *residual = floats(args->residual) + i * width;
+            float *sum = floats(args->sum) + i * width;
             for (int64_t j = 0; j < width; j++)
                 sum[j] = s[j] + residual[j];
             s = sum;
@@ -46,7 +46,7 @@ void KERNEL(norm_forward)(Device *device, const NormForwardArgs *args)
             mean = row_sums(s, width, 0.0f).first / (float)width;
         RowSums sums = row_sums(s, width, mean);
         float rstd = 1.0f / sqrtf(sums.second / (float)width + args->epsilon);
-        float *y = args->y + i * width;
+        float *y = floats(args->y) + i * width;
         if (args->bias)
             for (int64_t j = 0; j < width; j++)
                 y[j] = (s[j] - mean) * rstd * args->gain[j] + args->bias[j];
@@ -64,9 +64,9 @@ void KERNEL(norm_forward)(Device *device, const NormForwardArgs *args)
 VEC_INLINE void norm_backward_row(const NormBackwardArgs *args, int64_t i, double *dgain, double *dbias)
 {
     int64_t width = args->width;
-    const float *dy = args->dy + i * width, *s = args->sum + i * width, *gain = args->gain;
-    const float *dsum = args->dsum ? args->dsum + i * width : NULL;
-    float *dx = args->dx + i * width;
+    const float *dy = floats(args->dy) + i * width, *s = floats(args->sum) + i * width, *gain = args->gain;
+    const float *dsum = args->dsum ? floats(args->dsum) + i * width : NULL;
+    float *dx = floats(args->dx) + i * width;
     float mean = args->kind == NORM_LAYER ? args->mean[i] : 0.0f, rstd = args->rstd[i];
     if (dgain)
         for (int64_t j = 0; j < width; j++)

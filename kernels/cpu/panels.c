@@ -34,7 +34,7 @@ static void turn_rows(const float *w, int64_t ld, int64_t from, int64_t count, i
 
 static void bias_begin(const GemmArgs *args, int64_t i, int64_t from, int64_t count)
 {
-    float *c = args->c + i * args->ldc + from;
+    float *c = floats(args->c) + i * args->ldc + from;
     const float *bias = args->bias + from;
     if (args->beta == 0.0f)
         memcpy(c, bias, sizeof(float) * (size_t)count);
@@ -54,7 +54,7 @@ void KERNEL(panels)(Device *device, const GemmArgs *args)
         {
 #pragma omp for schedule(static) nowait
             for (int64_t r = 0; r < count; r += LANES)
-                turn_rows(args->b + from * args->ldb, args->ldb, r, count, args->k, panel);
+                turn_rows(floats(args->b) + from * args->ldb, args->ldb, r, count, args->k, panel);
             if (args->bias) {
 #pragma omp for schedule(static) nowait
                 for (int64_t i = 0; i < args->m; i++)
@@ -66,7 +66,7 @@ void KERNEL(panels)(Device *device, const GemmArgs *args)
         part.n = count;
         part.b = panel;
         part.ldb = PANEL_LD;
-        part.c = args->c + from;
+        part.c = floats(args->c) + from;
         part.beta = args->bias ? 1.0f : args->beta;
         gemm_library(device->threads, &part);
     }

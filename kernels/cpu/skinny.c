@@ -47,7 +47,7 @@ static Share share_of(int64_t n, int64_t unit)
 
 VEC_INLINE void element_store(const GemmArgs *args, int64_t i, int64_t j, float sum, float beta, bool last)
 {
-    float *out = args->c + i * args->ldc + j, value = args->alpha * sum;
+    float *out = floats(args->c) + i * args->ldc + j, value = args->alpha * sum;
     if (beta != 0.0f)
         value += beta * *out;
     *out = last && args->bias ? value + args->bias[j] : value;
@@ -90,7 +90,7 @@ VEC_INLINE void along_block(const int left, const int right, const Along *along,
 {
     enum { SUMS_MAX = 32 };
     const GemmArgs *args = along->args;
-    const float *x = args->a + i * args->lda, *w = args->b + j * args->ldb;
+    const float *x = floats(args->a) + i * args->lda, *w = floats(args->b) + j * args->ldb;
     int64_t ahead = right * args->ldb;
     const int count = left * right;
     Vec sum[SUMS_MAX];
@@ -213,7 +213,7 @@ enum { SUMS_LD = ACROSS_VECS * LANES };
 VEC_INLINE void across_block(const int rows, const int vecs, const GemmArgs *args, const float *x, int64_t ldx,
                              int64_t j, float *sums, int64_t ld)
 {
-    const float *w = args->b + j * args->ldb;
+    const float *w = floats(args->b) + j * args->ldb;
     Vec sum[16][3];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
@@ -257,7 +257,7 @@ static void across_store(const GemmArgs *args, float *sums, int64_t ld, int64_t 
             vec_transpose(sums + from, ld, block, LANES);
             Vec bias = args->bias ? vec_load(args->bias + j) : (Vec){0};
             for (int64_t i = 0; i < lanes; i++) {
-                float *out = args->c + (i0 + from + i) * args->ldc + j;
+                float *out = floats(args->c) + (i0 + from + i) * args->ldc + j;
                 Vec value = vec_set(args->alpha) * vec_load(block + i * LANES);
                 if (args->beta != 0.0f)
                     value += vec_set(args->beta) * vec_load(out);
@@ -309,10 +309,10 @@ static void pack_columns(const GemmArgs *args, int64_t from, int64_t to, float *
         int64_t rows = min_i64(LANES, args->m - i), p = from;
         if (rows == LANES)
             for (; p + LANES <= to; p += LANES)
-                vec_transpose(args->a + i * args->lda + p, args->lda, packed + p * ldx + i, ldx);
+                vec_transpose(floats(args->a) + i * args->lda + p, args->lda, packed + p * ldx + i, ldx);
         for (; p < to; p++)
             for (int64_t r = 0; r < LANES; r++)
-                packed[p * ldx + i + r] = r < rows ? args->a[(i + r) * args->lda + p] : 0.0f;
+                packed[p * ldx + i + r] = r < rows ? floats(args->a)[(i + r) * args->lda + p] : 0.0f;
     }
 }
 
