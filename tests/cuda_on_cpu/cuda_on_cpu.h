@@ -44,6 +44,17 @@ void launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t 
 
 static const int warpSize = cuda_on_cpu::WARP_LANES;
 
+/* What kernels/cuda/device.h calls at every access by its helpers. */
+namespace cuda_on_cpu
+{
+static inline void count_global(const void *, int, bool)
+{
+}
+static inline void count_shared(const void *, int, bool)
+{
+}
+} // namespace cuda_on_cpu
+
 /* --- Barriers --- */
 
 static inline void __syncthreads(CUDA_HERE)

@@ -1,0 +1,442 @@
+/* device_cuda.cu -- one GPU as a Device: streams, memory that grows in place, copies, and the table of ops.
+ *
+ * Memory: an arena reserves addresses and commits as it grows, as on the CPU; CUDA's virtual memory functions do just that. They belong to the
+ *        driver, whose library a login node lacks, so they are asked for by name at run time and nothing links against it.
+ * Errors: an event behind every op says how far the device has come; when it fails, that is how the first suspect gets its name. */
+#include "kernels/cuda/cuda.h"
+
+#include <cuda.h>
+
+#include <cstdio>
+#include <cstring>
+
+enum {
+    WORKSPACE_BYTES =
+        32 << 20,            /* what cuBLAS recommends for Hopper; fixed, so that it always picks the same algorithms */
+    STAGING_BYTES = 4 << 20, /* each half */
+    MARKS = 256,             /* ops that may be under way and still have names */
+    EVENTS = 64,
+    RANGES_MAX = 64,
+    OLDEST_COMPUTE = 80, /* sm_80: bf16 mma.sync, cp.async */
+};
+
+typedef struct Driver {
+    CUresult (*address_reserve)(CUdeviceptr *, size_t, size_t, CUdeviceptr, unsigned long long);
+    CUresult (*address_free)(CUdeviceptr, size_t);
+    CUresult (*create)(CUmemGenericAllocationHandle *, size_t, const CUmemAllocationProp *, unsigned long long);
+    CUresult (*release)(CUmemGenericAllocationHandle);
+    CUresult (*map)(CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, unsigned long long);
+    CUresult (*unmap)(CUdeviceptr, size_t);
+    CUresult (*set_access)(CUdeviceptr, size_t, const CUmemAccessDesc *, size_t);
+} Driver;
+
+/* Addresses of one arena. */
+typedef struct Range {
+    char *base;
+    size_t reserved, committed;
+} Range;
+
+typedef struct Mark {
+    cudaEvent_t event;
+    OpKind op;
+} Mark;
+
+struct Cuda {
+    CudaOptions options;
+    char description[320], identity[48];
+    Driver driver;
+    cudaStream_t stream[QUEUE_COUNT];
+    cublasHandle_t blas;
+    void *workspace;
+    char *staging; /* pinned, two halves */
+    cudaEvent_t staging_read[2];
+    int half;
+    size_t staged; /* bytes of the half at hand that are taken */
+    cudaEvent_t event[EVENTS];
+    uint64_t events;
+    Mark mark[MARKS];
+    uint64_t marks; /* ops asked for */
+    Range range[RANGES_MAX];
+};
+
+/* The device of this process, for messages about calls that no Device is at hand for. */
+static Cuda *current;
+
+/* --- Errors --- */
+
+/* Events of ops that are complete are done, or, behind a failure, say the error themselves. */
+static void report_progress(FILE *out)
+{
+    if (!current)
+        return;
+    uint64_t oldest = current->marks > MARKS ? current->marks - MARKS : 0, at = oldest;
+    while (at < current->marks && cudaEventQuery(current->mark[at % MARKS].event) == cudaSuccess)
+        at++;
+    if (at > oldest)
+        fprintf(out, "last op known to be complete: %s, number %llu\n", op_name(current->mark[(at - 1) % MARKS].op),
+                (unsigned long long)at);
+    if (at < current->marks)
+        fprintf(out, "first op that is not: %s, number %llu\n", op_name(current->mark[at % MARKS].op),
+                (unsigned long long)at + 1);
+}
+
+void cuda_check(cudaError_t error, const char *call, const char *file, int line)
+{
+    if (error == cudaSuccess)
+        return;
+    report_progress(stderr);
+    status_abort(file, line, call, "%s: %s", cudaGetErrorName(error), cudaGetErrorString(error));
+}
+
+void cuda_check_blas(cublasStatus_t error, const char *call, const char *file, int line)
+{
+    if (error == CUBLAS_STATUS_SUCCESS)
+        return;
+    report_progress(stderr);
+    status_abort(file, line, call, "%s", cublasGetStatusString(error));
+}
+
+static Status failed(cudaError_t error, const char *what)
+{
+    return status_error(error == cudaErrorMemoryAllocation ? STATUS_MEMORY : STATUS_USAGE, "%s: %s: %s", what,
+                        cudaGetErrorName(error), cudaGetErrorString(error));
+}
+
+#define TRY_CUDA(call)                                                                                                 \
+    do {                                                                                                               \
+        cudaError_t error_ = (call);                                                                                   \
+        if (error_ != cudaSuccess)                                                                                     \
+            return failed(error_, #call);                                                                              \
+    } while (0)
+
+/* --- What ops ask --- */
+
+cudaStream_t cuda_stream(Cuda *cuda)
+{
+    return cuda->stream[QUEUE_COMPUTE];
+}
+
+cublasHandle_t cuda_blas(Cuda *cuda)
+{
+    return cuda->blas;
+}
+
+bool cuda_tf32(const Cuda *cuda)
+{
+    return cuda->options.tf32;
+}
+
+static void op_done(Device *device, OpKind op)
+{
+    if (!device->backend->computes)
+        return;
+    Cuda *cuda = cuda_of(device);
+    Mark *mark = &cuda->mark[cuda->marks++ % MARKS];
+    mark->op = op;
+    CUDA(cudaEventRecord(mark->event, cuda->stream[QUEUE_COMPUTE]));
+}
+
+#define CUDA_RUN(name, Stem)                                                                                           \
+    static void run_##name(Device *device, const Stem##Args *args)                                                     \
+    {                                                                                                                  \
+        cuda_##name(device, args);                                                                                     \
+        op_done(device, OP_##name);                                                                                    \
+    }
+OP_LIST(CUDA_RUN)
+#undef CUDA_RUN
+
+static const OpTable ops = {
+#define CUDA_SLOT(name, Stem) .name = run_##name,
+    OP_LIST(CUDA_SLOT)
+#undef CUDA_SLOT
+};
+
+/* --- Memory --- */
+
+static bool granted(CUresult result)
+{
+    return result == CUDA_SUCCESS;
+}
+
+static void *memory_reserve_range(void *self, size_t bytes)
+{
+    Cuda *cuda = (Cuda *)self;
+    CUdeviceptr base;
+    for (Range &range : cuda->range) {
+        if (range.base)
+            continue;
+        if (!granted(cuda->driver.address_reserve(&base, bytes, 0, 0, 0)))
+            return NULL;
+        range = {reinterpret_cast<char *>(base), bytes, 0};
+        return range.base;
+    }
+    REQUIRE(false, "more than %d arenas on one device", (int)RANGES_MAX);
+    return NULL;
+}
+
+static Range *range_of(Cuda *cuda, const void *base)
+{
+    for (Range &range : cuda->range)
+        if (range.base == base)
+            return &range;
+    REQUIRE(false, "%p is no arena of this device", base);
+    return NULL;
+}
+
+static bool memory_commit(void *self, void *base, size_t from, size_t to)
+{
+    Cuda *cuda = (Cuda *)self;
+    CUmemAllocationProp what = {};
+    what.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+    what.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+    what.location.id = cuda->options.index;
+    CUmemAccessDesc access = {what.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+    CUmemGenericAllocationHandle handle;
+    CUdeviceptr at = reinterpret_cast<CUdeviceptr>(base) + from;
+    if (!granted(cuda->driver.create(&handle, to - from, &what, 0)))
+        return false;
+    bool mapped = granted(cuda->driver.map(at, to - from, 0, handle, 0));
+    cuda->driver.release(handle); /* the mapping keeps it */
+    if (!mapped || !granted(cuda->driver.set_access(at, to - from, &access, 1)))
+        return false;
+    range_of(cuda, base)->committed = to;
+    return true;
+}
+
+static void memory_release_range(void *self, void *base, size_t bytes)
+{
+    Cuda *cuda = (Cuda *)self;
+    Range *range = range_of(cuda, base);
+    CUDA(cudaDeviceSynchronize()); /* nobody may still be at it */
+    if (range->committed)
+        cuda->driver.unmap(reinterpret_cast<CUdeviceptr>(base), range->committed);
+    cuda->driver.address_free(reinterpret_cast<CUdeviceptr>(base), bytes);
+    *range = {};
+}
+
+static ArenaMemory cuda_memory(void *self)
+{
+    return {self, memory_reserve_range, memory_commit, memory_release_range, false};
+}
+
+template <class F> static bool driver_function(const char *name, int version, F *function)
+{
+    void *found = NULL;
+    cudaDriverEntryPointQueryResult result;
+    cudaError_t error = cudaGetDriverEntryPointByVersion(name, &found, (unsigned)version, cudaEnableDefault, &result);
+    *function = reinterpret_cast<F>(found);
+    return error == cudaSuccess && result == cudaDriverEntryPointSuccess && found;
+}
+
+static bool driver_find(Driver *driver)
+{
+    return driver_function("cuMemAddressReserve", 10020, &driver->address_reserve) &&
+           driver_function("cuMemAddressFree", 10020, &driver->address_free) &&
+           driver_function("cuMemCreate", 10020, &driver->create) &&
+           driver_function("cuMemRelease", 10020, &driver->release) &&
+           driver_function("cuMemMap", 10020, &driver->map) && driver_function("cuMemUnmap", 10020, &driver->unmap) &&
+           driver_function("cuMemSetAccess", 10020, &driver->set_access);
+}
+
+/* --- Copies, events --- */
+
+/* Through pinned memory, a piece at a time; the host goes on as soon as its bytes are read. */
+static void cuda_copy_in(void *self, DeviceQueue queue, void *device, const void *host, size_t bytes)
+{
+    Cuda *cuda = (Cuda *)self;
+    for (size_t done = 0; done < bytes;) {
+        if (cuda->staged == STAGING_BYTES) {
+            CUDA(cudaEventRecord(cuda->staging_read[cuda->half], cuda->stream[queue]));
+            cuda->half ^= 1;
+            cuda->staged = 0;
+            CUDA(cudaEventSynchronize(cuda->staging_read[cuda->half]));
+        }
+        size_t piece = bytes - done < STAGING_BYTES - cuda->staged ? bytes - done : STAGING_BYTES - cuda->staged;
+        char *at = cuda->staging + (size_t)cuda->half * STAGING_BYTES + cuda->staged;
+        memcpy(at, (const char *)host + done, piece);
+        CUDA(cudaMemcpyAsync((char *)device + done, at, piece, cudaMemcpyHostToDevice, cuda->stream[queue]));
+        size_t taken = (piece + 255) / 256 * 256;
+        cuda->staged += taken; /* STAGING_BYTES is a multiple of 256 */
+        done += piece;
+    }
+}
+
+static void cuda_copy_out(void *self, DeviceQueue queue, void *host, const void *device, size_t bytes)
+{
+    Cuda *cuda = (Cuda *)self;
+    CUDA(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, cuda->stream[queue]));
+    CUDA(cudaStreamSynchronize(cuda->stream[queue]));
+}
+
+static void cuda_copy(void *self, DeviceQueue queue, void *to, const void *from, size_t bytes)
+{
+    CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, ((Cuda *)self)->stream[queue]));
+}
+
+static void cuda_zero(void *self, DeviceQueue queue, void *device, size_t bytes)
+{
+    CUDA(cudaMemsetAsync(device, 0, bytes, ((Cuda *)self)->stream[queue]));
+}
+
+static DeviceEvent cuda_record(void *self, DeviceQueue queue)
+{
+    Cuda *cuda = (Cuda *)self;
+    CUDA(cudaEventRecord(cuda->event[cuda->events % EVENTS], cuda->stream[queue]));
+    return {cuda->events++};
+}
+
+/* An event whose place was taken by a later one is waited for by waiting for that. */
+static void cuda_wait(void *self, DeviceQueue queue, DeviceEvent event)
+{
+    Cuda *cuda = (Cuda *)self;
+    CUDA(cudaStreamWaitEvent(cuda->stream[queue], cuda->event[event.id % EVENTS], 0));
+}
+
+static void cuda_finish(void *self)
+{
+    for (cudaStream_t stream : ((Cuda *)self)->stream)
+        CUDA(cudaStreamSynchronize(stream));
+}
+
+static const char *cuda_describe(void *self)
+{
+    return ((Cuda *)self)->description;
+}
+
+static void cuda_close(void *self)
+{
+    Cuda *cuda = (Cuda *)self;
+    if (cuda->blas)
+        cublasDestroy(cuda->blas);
+    for (Mark &mark : cuda->mark)
+        if (mark.event)
+            cudaEventDestroy(mark.event);
+    for (cudaEvent_t event : cuda->event)
+        if (event)
+            cudaEventDestroy(event);
+    for (cudaEvent_t event : cuda->staging_read)
+        if (event)
+            cudaEventDestroy(event);
+    for (cudaStream_t stream : cuda->stream)
+        if (stream)
+            cudaStreamDestroy(stream);
+    cudaFree(cuda->workspace);
+    cudaFreeHost(cuda->staging);
+    if (current == cuda)
+        current = NULL;
+    memory_release(self);
+}
+
+static const DeviceBackend backend = {
+    .name = "cuda",
+    .describe = cuda_describe,
+    .memory = cuda_memory,
+    .copy_in = cuda_copy_in,
+    .copy_out = cuda_copy_out,
+    .copy = cuda_copy,
+    .zero = cuda_zero,
+    .record = cuda_record,
+    .wait = cuda_wait,
+    .finish = cuda_finish,
+    .close = cuda_close,
+    .computes = true,
+    .host_visible = false,
+};
+
+/* --- Opening --- */
+
+Status cuda_devices_count(int *count)
+{
+    *count = 0;
+    int driver = 0, runtime = 0;
+    cudaError_t error = cudaDriverGetVersion(&driver);
+    if (error == cudaSuccess)
+        error = cudaRuntimeGetVersion(&runtime);
+    if (error != cudaSuccess || driver == 0)
+        return status_error(STATUS_USAGE, "no CUDA driver is installed on this machine");
+    if (driver / 1000 < runtime / 1000)
+        return status_error(STATUS_USAGE, "the driver is for CUDA %d.%d, this program needs one for %d.%d or later",
+                            driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    error = cudaGetDeviceCount(count);
+    if (error != cudaSuccess || *count == 0)
+        return status_error(STATUS_USAGE, "no CUDA device: %s", cudaGetErrorString(error));
+    return status_ok();
+}
+
+static void identify(Cuda *cuda, const cudaDeviceProp *properties)
+{
+    int at = snprintf(cuda->identity, sizeof cuda->identity, "GPU-");
+    for (int i = 0; i < 16; i++)
+        at += snprintf(cuda->identity + at, sizeof cuda->identity - (size_t)at, "%02x%s",
+                       (unsigned char)properties->uuid.bytes[i], i == 3 || i == 5 || i == 7 || i == 9 ? "-" : "");
+    snprintf(cuda->description, sizeof cuda->description, "%s (sm_%d%d, %.0f GiB), cuda device %d%s", properties->name,
+             properties->major, properties->minor, (double)properties->totalGlobalMem / (1 << 30), cuda->options.index,
+             cuda->options.tf32 ? ", tf32 products" : "");
+}
+
+static Status open_parts(Cuda *cuda)
+{
+    int count;
+    TRY(cuda_devices_count(&count));
+    const int index = cuda->options.index;
+    if (index < 0 || index >= count)
+        return status_error(STATUS_USAGE, "cuda device %d: there are %d, from 0 on", index, count);
+    cudaDeviceProp properties;
+    TRY_CUDA(cudaGetDeviceProperties(&properties, index));
+    if (properties.major * 10 + properties.minor < OLDEST_COMPUTE)
+        return status_error(STATUS_USAGE, "cuda device %d, %s, is sm_%d%d; sm_%d or later is needed", index,
+                            properties.name, properties.major, properties.minor, (int)OLDEST_COMPUTE);
+    identify(cuda, &properties);
+    TRY_CUDA(cudaSetDevice(index));
+    if (!driver_find(&cuda->driver))
+        return status_error(STATUS_USAGE, "cuda device %d: its driver has no virtual memory functions", index);
+    for (cudaStream_t &stream : cuda->stream)
+        TRY_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    for (Mark &mark : cuda->mark)
+        TRY_CUDA(cudaEventCreateWithFlags(&mark.event, cudaEventDisableTiming));
+    for (cudaEvent_t &event : cuda->event)
+        TRY_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    for (cudaEvent_t &event : cuda->staging_read)
+        TRY_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    TRY_CUDA(cudaMallocHost((void **)&cuda->staging, 2 * (size_t)STAGING_BYTES));
+    TRY_CUDA(cudaMalloc(&cuda->workspace, WORKSPACE_BYTES));
+    if (cublasCreate(&cuda->blas) != CUBLAS_STATUS_SUCCESS)
+        return status_error(STATUS_MEMORY, "cuda device %d: cuBLAS could not be started", index);
+    BLAS(cublasSetStream(cuda->blas, cuda->stream[QUEUE_COMPUTE]));
+    BLAS(cublasSetWorkspace(cuda->blas, cuda->workspace, WORKSPACE_BYTES));
+    BLAS(cublasSetMathMode(cuda->blas, cuda->options.tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_PEDANTIC_MATH));
+    return status_ok();
+}
+
+Status device_open_cuda(Device *device, const CudaOptions *options)
+{
+    Cuda *cuda = (Cuda *)memory_new(1, sizeof *cuda);
+    cuda->options = *options;
+    Status status = open_parts(cuda);
+    if (!status_failed(status)) {
+        current = cuda;
+        status = device_init(device, &backend, cuda, &ops, options->threads);
+    }
+    if (status_failed(status))
+        cuda_close(cuda);
+    return status;
+}
+
+Status device_open_cuda_dry(Device *device, const CudaOptions *options)
+{
+    TRY(device_open_dry(device));
+    device->ops = &ops;
+    device->threads = options->threads;
+    return status_ok();
+}
+
+const char *device_cuda_identity(const Device *device)
+{
+    return device->backend == &backend ? ((const Cuda *)device->self)->identity : "";
+}
+
+size_t device_cuda_overhead_bytes(void)
+{
+    /* Context and kernels of an H100 under CUDA 12 and 13 as others report them (400 to 600 MB), and what open_parts() asks for. */
+    return ((size_t)600 << 20) + WORKSPACE_BYTES;
+}

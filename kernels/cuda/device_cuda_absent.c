@@ -1,0 +1,38 @@
+/* device_cuda_absent.c -- stands in for the CUDA backend in a program that was built without it. */
+#include "kernels/cuda/device_cuda.h"
+
+static Status absent(void)
+{
+    return status_error(STATUS_USAGE, "this program was built without CUDA (no toolkit was found when it was built)");
+}
+
+Status cuda_devices_count(int *count)
+{
+    *count = 0;
+    return absent();
+}
+
+Status device_open_cuda(Device *device, const CudaOptions *options)
+{
+    (void)device;
+    (void)options;
+    return absent();
+}
+
+Status device_open_cuda_dry(Device *device, const CudaOptions *options)
+{
+    (void)device;
+    (void)options;
+    return absent();
+}
+
+const char *device_cuda_identity(const Device *device)
+{
+    (void)device;
+    return "";
+}
+
+size_t device_cuda_overhead_bytes(void)
+{
+    return 0;
+}

@@ -1,0 +1,40 @@
+/* missing.cu -- ops of this backend that are not written yet: each stands here until its own file has it. */
+#include "kernels/cuda/cuda.h"
+
+#define MISSING(name, Stem)                                                                                            \
+    void cuda_##name(Device *device, const Stem##Args *args)                                                           \
+    {                                                                                                                  \
+        (void)device;                                                                                                  \
+        (void)args;                                                                                                    \
+        REQUIRE(false, "the CUDA backend has no %s yet", #name);                                                       \
+    }
+MISSING(fill, Fill)
+MISSING(add, Add)
+MISSING(cast, Cast)
+MISSING(gemm, Gemm)
+MISSING(bias_backward, BiasBackward)
+MISSING(embed_forward, Embed)
+MISSING(embed_backward, Embed)
+MISSING(norm_forward, NormForward)
+MISSING(norm_backward, NormBackward)
+MISSING(rope, Rope)
+MISSING(act_forward, ActForward)
+MISSING(act_backward, ActBackward)
+MISSING(attention_forward, AttentionForward)
+MISSING(attention_backward, AttentionBackward)
+MISSING(gather_rows, Rows)
+MISSING(scatter_rows, Rows)
+MISSING(logits_stats, LogitsStats)
+MISSING(logits_backward, LogitsBackward)
+MISSING(nll_loss, NllLoss)
+MISSING(policy_loss, PolicyLoss)
+MISSING(value_loss, ValueLoss)
+MISSING(rank_loss, RankLoss)
+MISSING(reward_shape, RewardShape)
+MISSING(gae, Gae)
+MISSING(moments, Moments)
+MISSING(whiten, Whiten)
+MISSING(sum_squares, SumSquares)
+MISSING(clip_scale, ClipScale)
+MISSING(adamw, AdamW)
+MISSING(sample, Sample)
