@@ -35,11 +35,14 @@ static void print_plan(const StageMemory memory[STAGES], const bool planned[STAG
 
 typedef struct PlanDevice {
     int threads;
+    DType flow;
 } PlanDevice;
 
 static Status plan_device(void *context, Device *device)
 {
-    return device_open_cpu_dry(device, ((PlanDevice *)context)->threads, environment_get(ENVIRONMENT_ISA));
+    const PlanDevice *plan = context;
+    TRY(device_open_cpu_dry(device, plan->threads, environment_get(ENVIRONMENT_ISA)));
+    return device_set_flow(device, plan->flow);
 }
 
 /* `threads: auto` of that many ranks on this machine. */
@@ -69,7 +72,8 @@ Status verb_plan(Launch *launch, int argc, char **argv)
     TRY(launch_config(launch, argv[1], argv + 2, argc - 2, &config));
     RunConfig run;
     config_read(config, "", run_keys, &run);
-    PlanDevice device = {plan_threads(&launch->bootstrap, &run)};
+    PlanDevice device = {plan_threads(&launch->bootstrap, &run),
+                         run.precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32};
     Status status = stages_plan(config, plan_device, &device, memory, planned);
     config_close(&config);
     TRY(status);

@@ -58,6 +58,9 @@ Status verb_stage(Launch *launch, int argc, char **argv)
     StageLock lock = {0};
     Status status = launch_device(launch, run.threads);
     if (!status_failed(status))
+        status = comm_agree(launch->bootstrap.comm,
+                            device_set_flow(&launch->device, run.precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32));
+    if (!status_failed(status))
         status = lock_stage(launch, run.output, row->name, &lock);
     if (!status_failed(status)) {
         const char *policy = environment_get(ENVIRONMENT_WAIT_POLICY), *spin = environment_get(ENVIRONMENT_SPIN_COUNT);

@@ -23,6 +23,10 @@ const ConfigKey run_keys[] = {
                    "A power of two that fixes how a step's gradients are summed, whoever computes them: any 2^k <= "
                    "lanes ranks give the "
                    "same bits. Costs 1 + log2(lanes / ranks) gradient buffers; 8 serves 1 to 8 ranks."),
+    CONFIG_KEY_CHOICE(RunConfig, precision, "fp32", "fp32|bf16",
+                      "What models compute in. bf16, on a GPU: activations and products in bfloat16, sums, losses and "
+                      "gradients of parameters "
+                      "in fp32, parameters and moments kept in fp32 (Micikevicius et al. 2018)."),
     CONFIG_KEY_INT(
         RunConfig, checkpoint_every, "100", 1, 1000000000,
         "Steps (PPO: iterations) between checkpoints. A stopped run always saves; this bounds what a killed one loses.",

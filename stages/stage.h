@@ -18,9 +18,11 @@
 #include "stages/stage_memory.h"
 
 /* Root keys: every experiment has them. */
+typedef enum Precision { PRECISION_FP32, PRECISION_BF16 } Precision; /* as the config's choices stand */
 typedef struct RunConfig {
     const char *output;
     int64_t seed, ranks, threads, lanes;
+    Precision precision;
     int64_t checkpoint_every, keep_checkpoints; /* steps (PPO: iterations) between checkpoints; how many to keep */
     double log_every;                           /* seconds between plain progress lines */
     int64_t stop_after;                         /* failure injection: stop at this poll; 0: never */

@@ -16,9 +16,9 @@ typedef struct Stream {
 /* One layer's part of the cache: (slots, kv_heads, capacity, head_dim). */
 static Tensor kv_layer(const Model *model, Tensor all, const KvCache *cache, int64_t layer)
 {
-    int64_t floats = tensor_count(all) / model->shape.layers;
+    int64_t elements = tensor_count(all) / model->shape.layers;
     int64_t dims[] = {cache->slots, model->shape.kv_heads, cache->capacity, model->shape.head_dim};
-    return tensor_at((float *)all.data + layer * floats, DTYPE_F32, 4, dims);
+    return tensor_at(tensor_range(all, layer * elements, elements).data, all.dtype, 4, dims);
 }
 
 /* What attention mixes for each token, before the projection. */
@@ -92,8 +92,8 @@ static Stream layers_inference(const Model *model, Exec *exec, const TokenBatch 
                                Stream stream)
 {
     int64_t tokens = batch->rows.tokens, width = model->shape.width;
-    Stream kept = {tensor_new2(exec->step, DTYPE_F32, tokens, width),
-                   tensor_new2(exec->step, DTYPE_F32, tokens, width)};
+    DType flow = stream.x.dtype;
+    Stream kept = {tensor_new2(exec->step, flow, tokens, width), tensor_new2(exec->step, flow, tokens, width)};
     size_t mark = arena_mark(exec->step);
     for (int64_t layer = 0; layer < model->shape.layers; layer++) {
         Stream out = layer_forward(model, exec, batch, wanted_after(model, layer, wanted), use, layer, stream);

@@ -16,9 +16,10 @@ VocabularyHead model_vocabulary_head(const Model *model, float temperature)
 Tensor model_score(const Model *model, Exec *exec, Tensor hidden)
 {
     REQUIRE(model->head == HEAD_SCALAR, "this model has no scalar head");
-    Tensor score = linear_forward(exec, hidden, params_of(&model->params, VIEW_SCORE_WEIGHT, 0),
-                                  params_of(&model->params, VIEW_SCORE_BIAS, 0));
-    /* (rows, 1) read as (rows); the node stays, so gradients find it. */
+    Tensor score =
+        linear_forward(exec, cast_forward(exec, hidden, DTYPE_F32), params_of(&model->params, VIEW_SCORE_WEIGHT, 0),
+                       params_of(&model->params, VIEW_SCORE_BIAS, 0));
+    /* Values and rewards are F32; (rows, 1) read as (rows); the node stays, so gradients find it. */
     score.ndim = 1;
     return score;
 }

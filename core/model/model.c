@@ -34,7 +34,8 @@ Status model_open(Model *model, Device *device, const ModelShape *shape, HeadKin
     TRY(model_shape_check(shape, "model"));
     TRY(device_arena(device, &model->arena, "model", 0));
     params_layout(&model->params, shape, head);
-    double bytes = 4.0 * (double)model->params.count;
+    DType flow = device->flow;
+    double bytes = (4.0 + (flow == DTYPE_F32 ? 0 : (double)dtype_size(flow))) * (double)model->params.count;
     if (shape->arch->position == POSITION_ROPE)
         bytes += 4.0 * (double)shape->positions_max * (double)shape->head_dim;
     if (bytes + 2 * ARENA_ALIGN > (double)model->arena.reserved) {
@@ -46,6 +47,8 @@ Status model_open(Model *model, Device *device, const ModelShape *shape, HeadKin
     }
     model->params.value = tensor_new1(&model->arena, DTYPE_F32, model->params.count);
     tensor_zero(device, model->params.value);
+    if (flow != DTYPE_F32)
+        model->params.narrow = tensor_new1(&model->arena, flow, model->params.count);
     if (shape->arch->position == POSITION_ROPE)
         model->rope = rope_table(device, &model->arena, shape);
     return status_ok();
@@ -68,18 +71,19 @@ void model_copy(Model *to, const Model *from)
         if (source >= 0)
             tensor_copy(to->device, params_get(&to->params, i).value, params_get(&from->params, source).value);
     }
+    params_narrow(to->device, &to->params);
 }
 
 /* --- Cache of keys and values ------------------------------------------------------------------------------------- */
 
-static int64_t kv_cache_floats(const ModelShape *shape, int64_t slots, int64_t capacity)
+static int64_t kv_cache_elements(const ModelShape *shape, int64_t slots, int64_t capacity)
 {
     return shape->layers * slots * shape->kv_heads * capacity * shape->head_dim;
 }
 
-size_t kv_cache_bytes(const ModelShape *shape, int64_t slots, int64_t capacity)
+size_t kv_cache_bytes(const ModelShape *shape, DType flow, int64_t slots, int64_t capacity)
 {
-    return 2 * sizeof(float) * (size_t)kv_cache_floats(shape, slots, capacity);
+    return 2 * dtype_size(flow) * (size_t)kv_cache_elements(shape, slots, capacity);
 }
 
 KvCache kv_cache_new(const Model *model, Arena *arena, int64_t slots, int64_t capacity)
@@ -88,10 +92,11 @@ KvCache kv_cache_new(const Model *model, Arena *arena, int64_t slots, int64_t ca
     REQUIRE(slots >= 1 && capacity >= 1 && capacity <= shape->positions_max,
             "cache of %lld slots of %lld tokens, positions_max %lld", (long long)slots, (long long)capacity,
             (long long)shape->positions_max);
-    int64_t floats = kv_cache_floats(shape, slots, capacity);
+    int64_t elements = kv_cache_elements(shape, slots, capacity);
+    DType flow = model->device->flow;
     int64_t dims[] = {shape->layers, slots, shape->kv_heads, capacity * shape->head_dim};
     KvCache cache = {.slots = slots, .capacity = capacity};
-    cache.k = tensor_at(tensor_new1(arena, DTYPE_F32, floats).data, DTYPE_F32, 4, dims);
-    cache.v = tensor_at(tensor_new1(arena, DTYPE_F32, floats).data, DTYPE_F32, 4, dims);
+    cache.k = tensor_at(tensor_new1(arena, flow, elements).data, flow, 4, dims);
+    cache.v = tensor_at(tensor_new1(arena, flow, elements).data, flow, 4, dims);
     return cache;
 }

@@ -14,7 +14,7 @@ typedef struct Model {
     Tensor rope; /* (positions_max, head_dim / 2, 2), absent with learned positions */
 } Model;
 
-/* Memory for the parameters (contents zero), no gradient. The caller fills them (params_initialise, checkpoint, huggingface).
+/* Memory for the parameters (contents zero), no gradient. Layers compute in device->flow. The caller fills them (params_initialise, checkpoint, huggingface).
  * STATUS_MEMORY: more than the machine has. On failure nothing stays open. */
 Status model_open(Model *model, Device *device, const ModelShape *shape, HeadKind head);
 void model_close(Model *model);
@@ -26,7 +26,7 @@ typedef struct KvCache {
     int64_t slots, capacity;
     Tensor k, v; /* (layers, slots, kv_heads, capacity * head_dim) as one flat array per kind */
 } KvCache;
-size_t kv_cache_bytes(const ModelShape *shape, int64_t slots, int64_t capacity);
+size_t kv_cache_bytes(const ModelShape *shape, DType flow, int64_t slots, int64_t capacity);
 KvCache kv_cache_new(const Model *model, Arena *arena, int64_t slots, int64_t capacity);
 
 /* Which slot each sequence of a batch uses and how much is there already. */

@@ -7,6 +7,7 @@
 
 #include "core/base/memory.h"
 #include "core/base/rng.h"
+#include "core/tensor/forward.h"
 
 enum {
     VIEW_FLOATS_ALIGN = ARENA_ALIGN / (int)sizeof(float), /* every view starts on 256 bytes */
@@ -215,11 +216,32 @@ int params_index(const Params *params, ViewKind kind, int64_t layer)
     return first < 0 ? -1 : first + (view_in_layer(kind) ? (int)layer * params->layer_views : 0);
 }
 
+/* Gains and biases are few, and added to sums that are F32; the scalar head's sums are the values and rewards themselves. */
+static bool view_flows(const ParamView *view, ViewKind kind)
+{
+    return view->ndim == 2 && kind != VIEW_SCORE_WEIGHT;
+}
+
 Parameter params_of(const Params *params, ViewKind kind, int64_t layer)
 {
     int index = params_index(params, kind, layer);
-    Parameter absent = {tensor_absent(), tensor_absent()};
-    return index < 0 ? absent : params_get(params, index);
+    if (index < 0)
+        return (Parameter){tensor_absent(), tensor_absent()};
+    Parameter parameter = params_get(params, index);
+    if (tensor_present(params->narrow) && view_flows(&params->view[index], kind)) {
+        REQUIRE(params->narrowed, "parameters were written, and not narrowed since");
+        parameter.value = view_tensor(params->narrow, &params->view[index]);
+    }
+    return parameter;
+}
+
+void params_narrow(Device *device, Params *params)
+{
+    if (!tensor_present(params->narrow))
+        return;
+    Exec exec = {.device = device};
+    cast(&exec, params->narrow, params->value);
+    params->narrowed = true;
 }
 
 void params_set_grad(Params *params, Tensor grad)
@@ -254,7 +276,7 @@ static void view_fill_chunk(const ParamView *view, RngStream stream, int64_t fro
     }
 }
 
-void params_initialise_view(Device *device, Params *params, uint64_t seed, int index)
+static void initialise_view(Device *device, Params *params, uint64_t seed, int index)
 {
     REQUIRE(index >= 0 && index < params->views, "view %d of %d", index, params->views);
     const ParamView *view = &params->view[index];
@@ -271,9 +293,16 @@ void params_initialise_view(Device *device, Params *params, uint64_t seed, int i
     memory_free(&chunk);
 }
 
+void params_initialise_view(Device *device, Params *params, uint64_t seed, int index)
+{
+    initialise_view(device, params, seed, index);
+    params_narrow(device, params);
+}
+
 void params_initialise(Device *device, Params *params, uint64_t seed)
 {
     tensor_zero(device, params->value);
     for (int i = 0; i < params->views; i++)
-        params_initialise_view(device, params, seed, i);
+        initialise_view(device, params, seed, i);
+    params_narrow(device, params);
 }

@@ -60,6 +60,8 @@ typedef struct Params {
     int64_t count;         /* floats in the flat buffer, gaps included; a multiple of 64 */
     Tensor value;          /* (count) F32 on the device */
     Tensor grad;           /* (count) or absent: frozen */
+    Tensor narrow;         /* (count) BF16: what layers multiply, where that is not `value` itself; or absent */
+    bool narrowed;         /* `narrow` is made of what `value` holds now */
 } Params;
 
 /* The views and their layout for a shape and head; no device memory. */
@@ -67,11 +69,14 @@ void params_layout(Params *params, const ModelShape *shape, HeadKind head);
 void params_free(Params *params);
 /* Index of a view by name, or -1. */
 int params_find(const Params *params, const char *name);
+/* Whoever has written to `value` calls this before the model is used: makes `narrow` of it, where there is one. */
+void params_narrow(Device *device, Params *params);
 /* A view as a Parameter of its logical dimensions with stored rows; grad absent where params->grad is. */
 Parameter params_get(const Params *params, int view);
 /* Index of the view of a kind in `layer` (0 for kinds outside layers), or -1. */
 int params_index(const Params *params, ViewKind kind, int64_t layer);
-/* The same as a Parameter; both tensors absent where the model has none. */
+/* What a layer computes with: matrices from `narrow` where there is one (but the scalar head's), else as params_get; both tensors absent where the
+ * model has none. */
 Parameter params_of(const Params *params, ViewKind kind, int64_t layer);
 /* Let gradients go to this buffer (count floats), or nowhere (absent tensor). Trainers switch lanes with it. */
 void params_set_grad(Params *params, Tensor grad);

@@ -200,6 +200,7 @@ static Status read_parameters(H5File *file, const char *role, Model *model, int 
         }
         TRY(read_view(file, path, view, model->device, model->params.value, 0, (Span){0, view_elements(view)}));
     }
+    params_narrow(model->device, &model->params);
     return status_ok();
 }
 

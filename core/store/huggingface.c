@@ -291,6 +291,7 @@ Status huggingface_load(const char *directory, Device *device, HeadKind head, Mo
         *digest = (H5Digest){0};
     if (device->backend->computes)
         TRY_GOTO(directory_load(&import, digest), out);
+    params_narrow(device, &model->params);
     if (has_head)
         *has_head = import.has_head;
 out:

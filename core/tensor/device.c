@@ -24,6 +24,16 @@ void device_close(Device *device)
     *device = (Device){0};
 }
 
+Status device_set_flow(Device *device, DType flow)
+{
+    REQUIRE(flow == DTYPE_F32 || flow == DTYPE_BF16, "activations of %s", dtype_name(flow));
+    if (flow == DTYPE_BF16 && !device->backend->bf16)
+        return status_error(STATUS_USAGE, "precision: bf16 needs a GPU; the %s backend computes in fp32",
+                            device->backend->name);
+    device->flow = flow;
+    return status_ok();
+}
+
 const char *device_describe(const Device *device)
 {
     return device->backend->describe(device->self);

@@ -35,6 +35,7 @@ typedef struct DeviceBackend {
     void (*finish)(void *self); /* until all queues are empty */
     void (*close)(void *self);
     bool computes;     /* false: dry */
+    bool bf16;         /* ops take activations in BF16 */
     bool host_visible; /* device memory may be handed to MPI and to file writers as it is */
 } DeviceBackend;
 
@@ -48,6 +49,7 @@ typedef struct Device {
     void *self;
     const OpTable *ops;
     int threads;
+    DType flow;         /* what flows between the layers of models on this device: F32, or BF16 where backend->bf16 */
     OpProfile *profile; /* NULL: no clock is read */
     Arena scratch;      /* rewound by every op */
     OpCounter counter[OP_COUNT];
@@ -60,6 +62,8 @@ Status device_init(Device *device, const DeviceBackend *backend, void *self, con
 /* The device that computes nothing (device_dry.c). */
 Status device_open_dry(Device *device);
 void device_close(Device *device);
+/* What flows between layers on it. STATUS_USAGE where its kernels do not take that. */
+Status device_set_flow(Device *device, DType flow);
 const char *device_describe(const Device *device);
 /* An arena on this device. */
 Status device_arena(Device *device, Arena *arena, const char *name, size_t limit_bytes);

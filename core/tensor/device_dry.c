@@ -116,6 +116,7 @@ static const DeviceBackend dry_backend = {
     .finish = dry_finish,
     .close = dry_finish,
     .computes = false,
+    .bf16 = true,
     .host_visible = false,
 };
 

@@ -1,4 +1,4 @@
-/* forward.c -- the layers: linear, embedding, norm, rope, activation with linear, attention, gather, each with its backward. */
+/* forward.c -- the layers: linear, embedding, norm, rope, activation with linear, attention, gather, cast, each with its backward. */
 #include "core/tensor/forward.h"
 
 #include "core/tensor/tape_record.h"
@@ -10,9 +10,10 @@ static void run_gemm(Exec *exec, GemmArgs args)
         device_run(exec->device, OP_gemm, &args);
 }
 
-static void check_floats(Tensor x, const char *what)
+/* What flows between layers. */
+static void check_flowing(Tensor x, const char *what)
 {
-    tensor_check(x, what, DTYPE_F32, -1, -1, -1);
+    tensor_check(x, what, x.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32, -1, -1, -1);
 }
 
 static void check_vector(Tensor x, const char *what, DType dtype, int64_t count)
@@ -21,19 +22,21 @@ static void check_vector(Tensor x, const char *what, DType dtype, int64_t count)
 }
 
 /* A fresh (rows, width) that has a node when its gradient is wanted. */
-static Tensor result(Exec *exec, int64_t rows, int64_t width, bool recorded)
+static Tensor result(Exec *exec, DType dtype, int64_t rows, int64_t width, bool recorded)
 {
-    Tensor y = tensor_new2(exec->step, DTYPE_F32, rows, width);
+    Tensor y = tensor_new2(exec->step, dtype, rows, width);
     return recorded ? tape_node(exec->tape, y) : y;
 }
 
 /* ---- Linear ---- */
 
 /* y (rows, out) = x (rows, in) times weight transposed, plus bias. */
-static void linear_run(Exec *exec, const float *x, Parameter weight, Parameter bias, Tensor y)
+static void linear_run(Exec *exec, const void *x, Parameter weight, Parameter bias, Tensor y)
 {
     int64_t in = weight.value.shape[1], out = weight.value.shape[0];
-    run_gemm(exec, (GemmArgs){.transpose_b = true,
+    run_gemm(exec, (GemmArgs){.dtype = y.dtype,
+                              .c_dtype = y.dtype,
+                              .transpose_b = true,
                               .m = y.shape[0],
                               .n = out,
                               .k = in,
@@ -48,11 +51,13 @@ static void linear_run(Exec *exec, const float *x, Parameter weight, Parameter b
 }
 
 /* What dy (rows, out) adds to the gradients of weight and bias; x (rows, in) is read only for the weight. */
-static void linear_run_parameters(Exec *exec, const float *dy, const float *x, int64_t rows, const TapeEntry *entry)
+static void linear_run_parameters(Exec *exec, const void *dy, const void *x, int64_t rows, const TapeEntry *entry)
 {
+    DType dtype = entry->x.dtype;
     int64_t in = entry->weight.value.shape[1], out = entry->weight.value.shape[0];
     if (tensor_present(entry->weight.grad)) {
-        run_gemm(exec, (GemmArgs){.transpose_a = true,
+        run_gemm(exec, (GemmArgs){.dtype = dtype,
+                                  .transpose_a = true,
                                   .m = out,
                                   .n = in,
                                   .k = rows,
@@ -66,16 +71,19 @@ static void linear_run_parameters(Exec *exec, const float *dy, const float *x, i
                                   .ldc = in});
     }
     if (tensor_present(entry->bias.grad)) {
-        BiasBackwardArgs args = {.dy = dy, .dbias = entry->bias.grad.data, .rows = rows, .width = out};
+        BiasBackwardArgs args = {.dtype = dtype, .dy = dy, .dbias = entry->bias.grad.data, .rows = rows, .width = out};
         device_run(exec->device, OP_bias_backward, &args);
     }
 }
 
 /* dx (rows, in) = dy times weight, or += unless `first`. */
-static void linear_run_input(Exec *exec, const float *dy, int64_t rows, Parameter weight, float *dx, bool first)
+static void linear_run_input(Exec *exec, const void *dy, int64_t rows, Parameter weight, void *dx, bool first)
 {
+    DType dtype = weight.value.dtype;
     int64_t in = weight.value.shape[1], out = weight.value.shape[0];
-    run_gemm(exec, (GemmArgs){.m = rows,
+    run_gemm(exec, (GemmArgs){.dtype = dtype,
+                              .c_dtype = dtype,
+                              .m = rows,
                               .n = in,
                               .k = out,
                               .alpha = 1,
@@ -93,29 +101,29 @@ static void linear_backward(Exec *exec, const TapeEntry *entry)
     int held = tape_gradient_take(exec->tape, entry->y);
     if (!held)
         return;
-    const float *dy = tape_buffer_data(exec->tape, held);
+    const void *dy = tape_buffer_data(exec->tape, held);
     int64_t rows = tensor_rows_count(entry->x);
     linear_run_parameters(exec, dy, entry->x.data, rows, entry);
     bool first;
-    float *dx = tape_gradient_at(exec, entry->x, &first);
+    void *dx = tape_gradient_at(exec, entry->x, &first);
     if (dx)
         linear_run_input(exec, dy, rows, entry->weight, dx, first);
     tape_buffer_drop(exec->tape, held);
 }
 
-static void check_linear(int64_t in, Parameter weight, Parameter bias)
+static void check_linear(DType dtype, int64_t in, Parameter weight, Parameter bias)
 {
-    tensor_check(weight.value, "linear weight (out, in)", DTYPE_F32, 2, -1, in);
+    tensor_check(weight.value, "linear weight (out, in)", dtype, 2, -1, in);
     if (tensor_present(bias.value))
         check_vector(bias.value, "linear bias", DTYPE_F32, weight.value.shape[0]);
 }
 
 Tensor linear_forward(Exec *exec, Tensor x, Parameter weight, Parameter bias)
 {
-    check_floats(x, "linear x");
-    check_linear(tensor_width(x), weight, bias);
+    check_flowing(x, "linear x");
+    check_linear(x.dtype, tensor_width(x), weight, bias);
     bool recorded = tape_wants(exec, x, &weight, &bias);
-    Tensor y = result(exec, tensor_rows_count(x), weight.value.shape[0], recorded);
+    Tensor y = result(exec, x.dtype, tensor_rows_count(x), weight.value.shape[0], recorded);
     linear_run(exec, x.data, weight, bias, y);
     if (recorded) {
         TapeEntry *entry = tape_push(exec->tape, linear_backward);
@@ -145,17 +153,20 @@ static void embedding_backward(Exec *exec, const TapeEntry *entry)
 Tensor embedding_forward(Exec *exec, const TokenBatch *batch, Parameter table, int64_t vocab, Parameter positions)
 {
     int64_t tokens = batch->rows.tokens;
-    tensor_check(table.value, "embedding table (vocab, width)", DTYPE_F32, 2, -1, -1);
+    DType dtype = table.value.dtype;
+    check_flowing(table.value, "embedding table (vocab, width)");
+    REQUIRE(table.value.ndim == 2, "an embedding table of %d dimensions", table.value.ndim);
     REQUIRE(vocab > 0 && vocab <= table.value.shape[0], "embedding of %lld ids from a table of %lld rows",
             (long long)vocab, (long long)table.value.shape[0]);
     int64_t width = table.value.shape[1];
     check_vector(batch->token, "embedding token", DTYPE_I32, tokens);
     check_vector(batch->position, "embedding position", DTYPE_I32, tokens);
     if (tensor_present(positions.value))
-        tensor_check(positions.value, "embedding positions (positions, width)", DTYPE_F32, 2, -1, width);
+        tensor_check(positions.value, "embedding positions (positions, width)", dtype, 2, -1, width);
     bool recorded = tape_wants(exec, tensor_absent(), &table, &positions);
-    Tensor y = result(exec, tokens, width, recorded);
-    EmbedArgs args = {.token = batch->token.data,
+    Tensor y = result(exec, dtype, tokens, width, recorded);
+    EmbedArgs args = {.dtype = dtype,
+                      .token = batch->token.data,
                       .position = batch->position.data,
                       .table = table.value.data,
                       .positions = positions.value.data,
@@ -191,6 +202,7 @@ static void norm_backward(Exec *exec, const TapeEntry *entry)
              : tape_buffer_exclusive(tape, dy)         ? dy
                                                        : tape_buffer_new(exec, tensor_bytes(entry->y));
         NormBackwardArgs args = {.kind = forward->kind,
+                                 .dtype = forward->dtype,
                                  .dy = tape_buffer_data(tape, dy),
                                  .dsum = dsum ? tape_buffer_data(tape, dsum) : NULL,
                                  .sum = entry->saved.norm.sum.data,
@@ -218,7 +230,7 @@ static void norm_backward(Exec *exec, const TapeEntry *entry)
 NormOutput norm_forward(Exec *exec, NormKind kind, Tensor x, Tensor residual, Parameter gain, Parameter bias,
                         float epsilon)
 {
-    check_floats(x, "norm x");
+    check_flowing(x, "norm x");
     int64_t rows = tensor_rows_count(x), width = tensor_width(x);
     check_vector(gain.value, "norm gain", DTYPE_F32, width);
     if (kind == NORM_LAYER)
@@ -227,17 +239,18 @@ NormOutput norm_forward(Exec *exec, NormKind kind, Tensor x, Tensor residual, Pa
         REQUIRE(!tensor_present(bias.value), "RMSNorm has no bias");
     bool added = tensor_present(residual);
     if (added)
-        tensor_check(residual, "norm residual", DTYPE_F32, -1, -1, -1);
+        tensor_check(residual, "norm residual", x.dtype, -1, -1, -1);
     REQUIRE(!added || (tensor_rows_count(residual) == rows && tensor_width(residual) == width),
             "norm: residual of %lld x %lld beside x of %lld x %lld", (long long)tensor_rows_count(residual),
             (long long)tensor_width(residual), (long long)rows, (long long)width);
 
     bool through = tape_wants(exec, x, NULL, NULL) || (added && tape_wants(exec, residual, NULL, NULL));
     bool recorded = through || tape_wants(exec, tensor_absent(), &gain, &bias);
-    NormOutput out = {.sum = added ? result(exec, rows, width, through) : x,
-                      .normalised = result(exec, rows, width, recorded)};
+    NormOutput out = {.sum = added ? result(exec, x.dtype, rows, width, through) : x,
+                      .normalised = result(exec, x.dtype, rows, width, recorded)};
     NormForwardArgs args = {
         .kind = kind,
+        .dtype = x.dtype,
         .x = x.data,
         .residual = residual.data,
         .sum = out.sum.data,
@@ -282,14 +295,15 @@ static void rope_backward(Exec *exec, const TapeEntry *entry)
 
 Tensor rope_forward(Exec *exec, Tensor qkv, Tensor position, Tensor table, int64_t rotated_heads, int64_t head_dim)
 {
-    check_floats(qkv, "rope qkv");
+    check_flowing(qkv, "rope qkv");
     int64_t tokens = tensor_rows_count(qkv), stride = tensor_width(qkv);
     check_vector(position, "rope position", DTYPE_I32, tokens);
     tensor_check(table, "rope table (positions, head_dim / 2, 2)", DTYPE_F32, 3, -1, head_dim / 2);
     REQUIRE(table.shape[2] == 2 && head_dim % 2 == 0 && rotated_heads * head_dim <= stride,
             "rope: %lld heads of %lld in rows of %lld, table of pairs of %lld", (long long)rotated_heads,
             (long long)head_dim, (long long)stride, (long long)table.shape[2]);
-    RopeArgs args = {.qkv = qkv.data,
+    RopeArgs args = {.dtype = qkv.dtype,
+                     .qkv = qkv.data,
                      .position = position.data,
                      .table = table.data,
                      .tokens = tokens,
@@ -313,10 +327,14 @@ static int64_t act_width(ActKind kind, Tensor x)
     return kind == ACT_SWIGLU ? tensor_width(x) / 2 : tensor_width(x);
 }
 
-static void act_run(Exec *exec, ActKind kind, Tensor x, float *active)
+static void act_run(Exec *exec, ActKind kind, Tensor x, void *active)
 {
-    ActForwardArgs args = {
-        .kind = kind, .x = x.data, .y = active, .rows = tensor_rows_count(x), .width = act_width(kind, x)};
+    ActForwardArgs args = {.kind = kind,
+                           .dtype = x.dtype,
+                           .x = x.data,
+                           .y = active,
+                           .rows = tensor_rows_count(x),
+                           .width = act_width(kind, x)};
     device_run(exec->device, OP_act_forward, &args);
 }
 
@@ -326,11 +344,11 @@ static void act_linear_backward(Exec *exec, const TapeEntry *entry)
     int held = tape_gradient_take(exec->tape, entry->y);
     if (!held)
         return;
-    const float *dy = tape_buffer_data(exec->tape, held);
+    const void *dy = tape_buffer_data(exec->tape, held);
     ActKind kind = entry->saved.act;
     int64_t rows = tensor_rows_count(entry->x), width = act_width(kind, entry->x);
-    int buffer = tape_buffer_new(exec, (size_t)(rows * width) * sizeof(float));
-    float *active = tape_buffer_data(exec->tape, buffer);
+    int buffer = tape_buffer_new(exec, (size_t)(rows * width) * dtype_size(entry->x.dtype));
+    void *active = tape_buffer_data(exec->tape, buffer);
     if (tensor_present(entry->weight.grad))
         act_run(exec, kind, entry->x, active);
     linear_run_parameters(exec, dy, active, rows, entry);
@@ -338,6 +356,7 @@ static void act_linear_backward(Exec *exec, const TapeEntry *entry)
         linear_run_input(exec, dy, rows, entry->weight, active, true);
         int dx = tape_buffer_new(exec, tensor_bytes(entry->x));
         ActBackwardArgs args = {.kind = kind,
+                                .dtype = entry->x.dtype,
                                 .x = entry->x.data,
                                 .dy = active,
                                 .dx = tape_buffer_data(exec->tape, dx),
@@ -352,15 +371,15 @@ static void act_linear_backward(Exec *exec, const TapeEntry *entry)
 
 Tensor act_linear_forward(Exec *exec, ActKind kind, Tensor x, Parameter weight, Parameter bias)
 {
-    check_floats(x, "act x");
+    check_flowing(x, "act x");
     REQUIRE(kind != ACT_SWIGLU || tensor_width(x) % 2 == 0, "a gated activation halves an even width, not %lld",
             (long long)tensor_width(x));
     int64_t rows = tensor_rows_count(x), width = act_width(kind, x);
-    check_linear(width, weight, bias);
+    check_linear(x.dtype, width, weight, bias);
     bool recorded = tape_wants(exec, x, &weight, &bias);
-    Tensor y = result(exec, rows, weight.value.shape[0], recorded);
+    Tensor y = result(exec, x.dtype, rows, weight.value.shape[0], recorded);
     size_t mark = arena_mark(exec->step);
-    float *active = tensor_new2(exec->step, DTYPE_F32, rows, width).data;
+    void *active = tensor_new2(exec->step, x.dtype, rows, width).data;
     act_run(exec, kind, x, active);
     linear_run(exec, active, weight, bias, y);
     arena_rewind(exec->step, mark);
@@ -384,7 +403,8 @@ static void attention_backward(Exec *exec, const TapeEntry *entry)
         return;
     const AttentionForwardArgs *forward = &entry->saved.attention;
     int dqkv = tape_buffer_new(exec, tensor_bytes(entry->x));
-    AttentionBackwardArgs args = {.qkv = forward->qkv,
+    AttentionBackwardArgs args = {.dtype = forward->dtype,
+                                  .qkv = forward->qkv,
                                   .out = forward->out,
                                   .dout = tape_buffer_data(exec->tape, held),
                                   .lse = forward->lse,
@@ -403,10 +423,10 @@ static void attention_backward(Exec *exec, const TapeEntry *entry)
     tape_gradient_give(exec, entry->x, dqkv);
 }
 
-static KvArgs kv_args(const KvView *kv, int64_t sequences, int64_t kv_heads, int64_t head_dim)
+static KvArgs kv_args(const KvView *kv, DType dtype, int64_t sequences, int64_t kv_heads, int64_t head_dim)
 {
-    tensor_check(kv->k, "cache k", DTYPE_F32, 4, -1, kv_heads);
-    tensor_check(kv->v, "cache v", DTYPE_F32, 4, kv->k.shape[0], kv_heads);
+    tensor_check(kv->k, "cache k", dtype, 4, -1, kv_heads);
+    tensor_check(kv->v, "cache v", dtype, 4, kv->k.shape[0], kv_heads);
     REQUIRE(kv->k.shape[3] == head_dim && kv->v.shape[3] == head_dim && kv->k.shape[2] == kv->v.shape[2],
             "cache rows of %lld and %lld for heads of %lld", (long long)kv->k.shape[3], (long long)kv->v.shape[3],
             (long long)head_dim);
@@ -420,11 +440,13 @@ Tensor attention_forward(Exec *exec, Tensor qkv, const Ragged *rows, int64_t hea
 {
     REQUIRE(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, "%lld heads cannot share %lld key heads",
             (long long)heads, (long long)kv_heads);
-    tensor_check(qkv, "attention qkv", DTYPE_F32, 2, rows->tokens, (heads + 2 * kv_heads) * head_dim);
+    check_flowing(qkv, "attention qkv");
+    tensor_check(qkv, "attention qkv", qkv.dtype, 2, rows->tokens, (heads + 2 * kv_heads) * head_dim);
     REQUIRE(!kv || !exec->tape, "attention with a cache cannot be recorded");
     bool recorded = tape_wants(exec, qkv, NULL, NULL);
-    Tensor y = result(exec, rows->tokens, heads * head_dim, recorded);
-    AttentionForwardArgs args = {.qkv = qkv.data,
+    Tensor y = result(exec, qkv.dtype, rows->tokens, heads * head_dim, recorded);
+    AttentionForwardArgs args = {.dtype = qkv.dtype,
+                                 .qkv = qkv.data,
                                  .start = rows->start.data,
                                  .out = y.data,
                                  .lse = recorded ? tensor_new2(exec->step, DTYPE_F32, rows->tokens, heads).data : NULL,
@@ -437,7 +459,7 @@ Tensor attention_forward(Exec *exec, Tensor qkv, const Ragged *rows, int64_t hea
                                  .scale = scale,
                                  .pairs = kv ? kv->pairs : rows->pairs};
     if (kv)
-        args.kv = kv_args(kv, rows->sequences, kv_heads, head_dim);
+        args.kv = kv_args(kv, qkv.dtype, rows->sequences, kv_heads, head_dim);
     device_run(exec->device, OP_attention_forward, &args);
     if (recorded) {
         TapeEntry *entry = tape_push(exec->tape, attention_backward);
@@ -450,10 +472,15 @@ Tensor attention_forward(Exec *exec, Tensor qkv, const Ragged *rows, int64_t hea
 
 /* ---- Gather ---- */
 
-static RowsArgs rows_args(Tensor index, float *x, float *y, int64_t x_rows, int64_t width)
+static RowsArgs rows_args(DType dtype, Tensor index, void *x, void *y, int64_t x_rows, int64_t width)
 {
-    return (RowsArgs){
-        .x = x, .index = index.data, .y = y, .rows = tensor_count(index), .width = width, .x_rows = x_rows};
+    return (RowsArgs){.dtype = dtype,
+                      .x = x,
+                      .index = index.data,
+                      .y = y,
+                      .rows = tensor_count(index),
+                      .width = width,
+                      .x_rows = x_rows};
 }
 
 static void gather_backward(Exec *exec, const TapeEntry *entry)
@@ -462,29 +489,65 @@ static void gather_backward(Exec *exec, const TapeEntry *entry)
     if (!held)
         return;
     bool first;
-    float *dx = tape_gradient_at(exec, entry->x, &first);
+    void *dx = tape_gradient_at(exec, entry->x, &first);
     int64_t rows = tensor_rows_count(entry->x), width = tensor_width(entry->x), count = rows * width;
     if (first)
-        tensor_zero(exec->device, tensor_at(dx, DTYPE_F32, 1, &count));
-    RowsArgs args = rows_args(entry->saved.index, dx, tape_buffer_data(exec->tape, held), rows, width);
+        tensor_zero(exec->device, tensor_at(dx, entry->x.dtype, 1, &count));
+    RowsArgs args = rows_args(entry->x.dtype, entry->saved.index, dx, tape_buffer_data(exec->tape, held), rows, width);
     device_run(exec->device, OP_scatter_rows, &args);
     tape_buffer_drop(exec->tape, held);
 }
 
 Tensor gather_forward(Exec *exec, Tensor x, Tensor index)
 {
-    check_floats(x, "gather x");
+    check_flowing(x, "gather x");
     check_vector(index, "gather index", DTYPE_I32, -1);
     bool recorded = tape_wants(exec, x, NULL, NULL);
     int64_t width = tensor_width(x);
-    Tensor y = result(exec, index.shape[0], width, recorded);
-    RowsArgs args = rows_args(index, x.data, y.data, tensor_rows_count(x), width);
+    Tensor y = result(exec, x.dtype, index.shape[0], width, recorded);
+    RowsArgs args = rows_args(x.dtype, index, x.data, y.data, tensor_rows_count(x), width);
     device_run(exec->device, OP_gather_rows, &args);
     if (recorded) {
         TapeEntry *entry = tape_push(exec->tape, gather_backward);
         entry->x = x;
         entry->y = y;
         entry->saved.index = index;
+    }
+    return y;
+}
+
+/* ---- Cast ---- */
+
+static void cast_run(Exec *exec, DType from_dtype, const void *from, DType to_dtype, void *to, int64_t count)
+{
+    CastArgs args = {from_dtype, to_dtype, from, to, count};
+    device_run(exec->device, OP_cast, &args);
+}
+
+static void cast_backward(Exec *exec, const TapeEntry *entry)
+{
+    int held = tape_gradient_take(exec->tape, entry->y);
+    if (!held)
+        return;
+    int dx = tape_buffer_new(exec, tensor_bytes(entry->x));
+    cast_run(exec, entry->y.dtype, tape_buffer_data(exec->tape, held), entry->x.dtype, tape_buffer_data(exec->tape, dx),
+             tensor_count(entry->x));
+    tape_buffer_drop(exec->tape, held);
+    tape_gradient_give(exec, entry->x, dx);
+}
+
+Tensor cast_forward(Exec *exec, Tensor x, DType dtype)
+{
+    check_flowing(x, "cast x");
+    if (x.dtype == dtype)
+        return x;
+    bool recorded = tape_wants(exec, x, NULL, NULL);
+    Tensor y = result(exec, dtype, tensor_rows_count(x), tensor_width(x), recorded);
+    cast_run(exec, x.dtype, x.data, dtype, y.data, tensor_count(x));
+    if (recorded) {
+        TapeEntry *entry = tape_push(exec->tape, cast_backward);
+        entry->x = x;
+        entry->y = y;
     }
     return y;
 }

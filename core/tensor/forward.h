@@ -2,7 +2,8 @@
  *
  * An Exec says where: on which device, results into which arena, recorded on which tape (NULL: inference, nothing is
  * saved). A wrong shape is a programmer's error and aborts with names and values. (rows, width) readings flatten all
- * leading dimensions. */
+ * leading dimensions. Layers compute in the element type of their matrices, F32 or BF16, and what they are given must be of that type; gains and
+ * biases are F32, and so are losses and what they are made of. */
 #ifndef CORE_TENSOR_FORWARD_H
 #define CORE_TENSOR_FORWARD_H
 
@@ -48,6 +49,8 @@ Tensor attention_forward(Exec *exec, Tensor qkv, const Ragged *rows, int64_t hea
                          float scale, const KvView *kv);
 /* x[index[i]]; index (rows) I32, distinct. */
 Tensor gather_forward(Exec *exec, Tensor x, Tensor index);
+/* The same values as `dtype`; x itself where it is that already. */
+Tensor cast_forward(Exec *exec, Tensor x, DType dtype);
 
 /* ---- Losses over a vocabulary (head.c): hidden (rows, width) times weight (vocab stored, width) transposed, in chunks
  * of rows, so that rows x vocabulary never exists at once; gradients of the logits are made in the same visit. ---- */
@@ -109,9 +112,12 @@ void add(Exec *exec, Tensor out, Tensor a, Tensor b, float scale);
 void fill(Exec *exec, Tensor x, float value);
 /* result: one F64 per block of SUM_BLOCK floats */
 void sum_squares(Exec *exec, Tensor x, Tensor result);
+/* The same values in the other type's buffer: F32 to BF16 or back. */
+void cast(Exec *exec, Tensor to, Tensor from);
 /* block (blocks) F64, scale (1) F32, norm (1) F64 */
 void clip_scale(Exec *exec, Tensor block, double max_norm, Tensor scale, Tensor norm);
-void adamw(Exec *exec, AdamForm form, Tensor parameter, Tensor gradient, Tensor exp_avg, Tensor exp_avg_sq,
+/* copy (count) BF16, written with the new parameters; or absent */
+void adamw(Exec *exec, AdamForm form, Tensor parameter, Tensor copy, Tensor gradient, Tensor exp_avg, Tensor exp_avg_sq,
            Tensor scale, int64_t step, double lr, double beta1, double beta2, double epsilon, double decay);
 
 #endif

@@ -190,7 +190,15 @@ void clip_scale(Exec *exec, Tensor block, double max_norm, Tensor scale, Tensor 
     device_run(exec->device, OP_clip_scale, &args);
 }
 
-void adamw(Exec *exec, AdamForm form, Tensor parameter, Tensor gradient, Tensor exp_avg, Tensor exp_avg_sq,
+void cast(Exec *exec, Tensor to, Tensor from)
+{
+    REQUIRE(tensor_count(to) == tensor_count(from), "a cast of %lld elements into %lld", (long long)tensor_count(from),
+            (long long)tensor_count(to));
+    CastArgs args = {from.dtype, to.dtype, from.data, to.data, tensor_count(from)};
+    device_run(exec->device, OP_cast, &args);
+}
+
+void adamw(Exec *exec, AdamForm form, Tensor parameter, Tensor copy, Tensor gradient, Tensor exp_avg, Tensor exp_avg_sq,
            Tensor scale, int64_t step, double lr, double beta1, double beta2, double epsilon, double decay)
 {
     int64_t count = tensor_count(parameter);
@@ -199,11 +207,14 @@ void adamw(Exec *exec, AdamForm form, Tensor parameter, Tensor gradient, Tensor 
     check(exp_avg, "exp_avg", DTYPE_F32, count);
     check(exp_avg_sq, "exp_avg_sq", DTYPE_F32, count);
     check(scale, "gradient scale", DTYPE_F32, 1);
+    if (tensor_present(copy))
+        check(copy, "parameter copy", DTYPE_BF16, count);
     REQUIRE(step >= 1, "AdamW counts steps from 1, not %lld", (long long)step);
     AdamWArgs args = {.form = form,
                       .parameter = parameter.data,
                       .exp_avg = exp_avg.data,
                       .exp_avg_sq = exp_avg_sq.data,
+                      .copy = copy.data,
                       .gradient = gradient.data,
                       .scale = scale.data,
                       .count = count,

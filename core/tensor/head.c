@@ -20,8 +20,9 @@ static int64_t chunk_rows(int64_t stored)
 
 static Tensor head_check(const VocabularyHead *head, Tensor hidden)
 {
-    tensor_check(hidden, "head hidden", DTYPE_F32, -1, -1, -1);
-    tensor_check(head->weight.value, "head weight (vocab, width)", DTYPE_F32, 2, -1, tensor_width(hidden));
+    DType dtype = hidden.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    tensor_check(hidden, "head hidden", dtype, -1, -1, -1);
+    tensor_check(head->weight.value, "head weight (vocab, width)", dtype, 2, -1, tensor_width(hidden));
     REQUIRE(head->vocab > 0 && head->vocab <= head->weight.value.shape[0], "%lld ids for a head of %lld rows",
             (long long)head->vocab, (long long)head->weight.value.shape[0]);
     return tensor_reshape2(hidden, tensor_rows_count(hidden), tensor_width(hidden));
@@ -37,7 +38,8 @@ static void check_rows(Tensor x, const char *what, DType dtype, int64_t rows)
 static void product(Exec *exec, const VocabularyHead *head, Tensor hidden, Tensor logits)
 {
     int64_t width = hidden.shape[1], stored = head->weight.value.shape[0];
-    GemmArgs args = {.transpose_b = true,
+    GemmArgs args = {.dtype = hidden.dtype, /* logits are F32 always */
+                     .transpose_b = true,
                      .m = hidden.shape[0],
                      .n = stored,
                      .k = width,
@@ -53,12 +55,14 @@ static void product(Exec *exec, const VocabularyHead *head, Tensor hidden, Tenso
 }
 
 /* A chunk's dlogits -> hidden's gradient (where wanted) and the weight's (unless frozen). */
-static void product_backward(Exec *exec, const VocabularyHead *head, Tensor hidden, Tensor dlogits, float *dhidden,
+static void product_backward(Exec *exec, const VocabularyHead *head, Tensor hidden, Tensor dlogits, void *dhidden,
                              bool first)
 {
     int64_t rows = hidden.shape[0], width = hidden.shape[1], stored = head->weight.value.shape[0];
     if (dhidden) {
-        GemmArgs args = {.m = rows,
+        GemmArgs args = {.dtype = hidden.dtype,
+                         .c_dtype = hidden.dtype,
+                         .m = rows,
                          .n = width,
                          .k = stored,
                          .alpha = 1,
@@ -72,7 +76,8 @@ static void product_backward(Exec *exec, const VocabularyHead *head, Tensor hidd
         device_run(exec->device, OP_gemm, &args);
     }
     if (tensor_present(head->weight.grad)) {
-        GemmArgs args = {.transpose_a = true,
+        GemmArgs args = {.dtype = hidden.dtype,
+                         .transpose_a = true,
                          .m = stored,
                          .n = width,
                          .k = rows,
@@ -122,7 +127,7 @@ static void visit_chunks(Exec *exec, const VocabularyHead *head, Tensor hidden, 
         check_rows(visit->entropy_out, "head entropy", DTYPE_F32, rows);
     bool backward = visit->loss && tape_wants(exec, hidden, &head->weight, NULL);
     bool first = false;
-    float *dhidden = backward ? tape_gradient_at(exec, hidden, &first) : NULL;
+    char *dhidden = backward ? tape_gradient_at(exec, hidden, &first) : NULL;
 
     int64_t step = chunk_rows(stored);
     for (int64_t from = 0; from < rows; from += step) {
@@ -153,8 +158,11 @@ static void visit_chunks(Exec *exec, const VocabularyHead *head, Tensor hidden, 
         if (visit->loss)
             visit->loss(exec, visit->terms, &chunk);
         if (backward) {
-            LogitsBackwardArgs args = {.logits = logits.data,
-                                       .dlogits = logits.data,
+            /* In place where the types allow. */
+            Tensor dlogits = hidden.dtype == DTYPE_F32 ? logits : tensor_new2(exec->step, hidden.dtype, count, stored);
+            LogitsBackwardArgs args = {.dtype = hidden.dtype,
+                                       .logits = logits.data,
+                                       .dlogits = dlogits.data,
                                        .target = stats.target,
                                        .lse = stats.lse,
                                        .entropy = chunk.entropy,
@@ -165,8 +173,8 @@ static void visit_chunks(Exec *exec, const VocabularyHead *head, Tensor hidden, 
                                        .ld = stored,
                                        .temperature = head->temperature};
             device_run(exec->device, OP_logits_backward, &args);
-            float *dpart = dhidden ? dhidden + from * width : NULL;
-            product_backward(exec, head, part, logits, dpart, first);
+            void *dpart = dhidden ? dhidden + (size_t)(from * width) * dtype_size(hidden.dtype) : NULL;
+            product_backward(exec, head, part, dlogits, dpart, first);
         }
         arena_rewind(exec->step, mark);
     }

@@ -4,12 +4,13 @@
 #include "core/base/memory.h"
 
 typedef struct Node {
-    int64_t count; /* floats of the recorded tensor */
-    int gradient;  /* buffer, or 0 */
+    int64_t count; /* elements of the recorded tensor */
+    DType dtype;
+    int gradient; /* buffer, or 0 */
 } Node;
 
 typedef struct Buffer {
-    float *data;
+    void *data;
     size_t bytes;
     int references; /* 0: free */
     bool borrowed;  /* a seed's memory: never written, never reused */
@@ -56,7 +57,7 @@ Tensor tape_node(Tape *tape, Tensor y)
 {
     memory_reserve(&tape->node, tape->nodes, &tape->node_capacity);
     y.node = tape->nodes++;
-    tape->node[y.node] = (Node){.count = tensor_count(y)};
+    tape->node[y.node] = (Node){.count = tensor_count(y), .dtype = y.dtype};
     return y;
 }
 
@@ -97,7 +98,7 @@ static Buffer *buffer_held(const Tape *tape, int buffer)
     return &tape->buffer[buffer];
 }
 
-float *tape_buffer_data(const Tape *tape, int buffer)
+void *tape_buffer_data(const Tape *tape, int buffer)
 {
     return buffer_held(tape, buffer)->data;
 }
@@ -126,9 +127,9 @@ int tape_buffer_own(Exec *exec, int buffer)
         return buffer;
     size_t bytes = tape->buffer[buffer].bytes;
     int own = tape_buffer_new(exec, bytes);
-    int64_t count = (int64_t)(bytes / sizeof(float));
-    tensor_copy(exec->device, tensor_at(tape->buffer[own].data, DTYPE_F32, 1, &count),
-                tensor_at(tape->buffer[buffer].data, DTYPE_F32, 1, &count));
+    int64_t count = (int64_t)bytes;
+    tensor_copy(exec->device, tensor_at(tape->buffer[own].data, DTYPE_U8, 1, &count),
+                tensor_at(tape->buffer[buffer].data, DTYPE_U8, 1, &count));
     tape_buffer_drop(tape, buffer);
     return own;
 }
@@ -163,8 +164,8 @@ void tape_gradient_give(Exec *exec, Tensor x, int buffer)
         return;
     }
     Node *node = node_of(tape, x);
-    REQUIRE(buffer_held(tape, buffer)->bytes == (size_t)node->count * sizeof(float),
-            "node %d of %lld floats is given a gradient of %zu bytes", x.node, (long long)node->count,
+    REQUIRE(buffer_held(tape, buffer)->bytes == (size_t)node->count * dtype_size(node->dtype),
+            "node %d of %lld elements is given a gradient of %zu bytes", x.node, (long long)node->count,
             tape->buffer[buffer].bytes);
     if (!node->gradient) {
         node->gradient = buffer;
@@ -174,7 +175,8 @@ void tape_gradient_give(Exec *exec, Tensor x, int buffer)
     int sum = tape_buffer_exclusive(tape, there)    ? there
               : tape_buffer_exclusive(tape, buffer) ? buffer
                                                     : tape_buffer_new(exec, tape->buffer[buffer].bytes);
-    AddArgs args = {.out = tape_buffer_data(tape, sum),
+    AddArgs args = {.dtype = node->dtype,
+                    .out = tape_buffer_data(tape, sum),
                     .a = tape_buffer_data(tape, there),
                     .b = tape_buffer_data(tape, buffer),
                     .scale = 1.0f,
@@ -187,7 +189,7 @@ void tape_gradient_give(Exec *exec, Tensor x, int buffer)
     node->gradient = sum;
 }
 
-float *tape_gradient_at(Exec *exec, Tensor x, bool *first)
+void *tape_gradient_at(Exec *exec, Tensor x, bool *first)
 {
     *first = false;
     if (!exec->tape || !x.node)
@@ -202,7 +204,8 @@ float *tape_gradient_at(Exec *exec, Tensor x, bool *first)
 void tape_seed(Exec *exec, Tensor x, Tensor gradient)
 {
     REQUIRE(exec->tape, "a gradient is seeded without a tape");
-    REQUIRE(gradient.dtype == DTYPE_F32, "a gradient is f32, not %s", dtype_name(gradient.dtype));
+    REQUIRE(gradient.dtype == x.dtype, "the gradient of a tensor of %s is not of %s", dtype_name(x.dtype),
+            dtype_name(gradient.dtype));
     if (!x.node)
         return;
     Buffer seed = {.data = gradient.data, .bytes = tensor_bytes(gradient), .references = 1, .borrowed = true};

@@ -2,7 +2,8 @@
  *
  * A gradient lives in a buffer with a count of references, because one buffer may be the gradient of two nodes at once
  * (x and residual of a norm). Whoever takes a buffer out of a node holds its reference, may write into it when it is
- * exclusive, and must give or drop it. Buffer handles are never 0; 0 means none. */
+ * exclusive, and must give or drop it. A gradient has the element type of its tensor. Buffer handles are never 0; 0
+ * means none. */
 #ifndef CORE_TENSOR_TAPE_RECORD_H
 #define CORE_TENSOR_TAPE_RECORD_H
 
@@ -38,7 +39,7 @@ TapeEntry *tape_push(Tape *tape, TapeBackward backward);
 
 /* A buffer of `bytes` from the free list or the step arena, contents undefined, held once by the caller. */
 int tape_buffer_new(Exec *exec, size_t bytes);
-float *tape_buffer_data(const Tape *tape, int buffer);
+void *tape_buffer_data(const Tape *tape, int buffer);
 /* May it be written in place: held once, and the tape's own? */
 bool tape_buffer_exclusive(const Tape *tape, int buffer);
 int tape_buffer_share(Tape *tape, int buffer);
@@ -52,6 +53,6 @@ int tape_gradient_take(Tape *tape, Tensor y);
 void tape_gradient_give(Exec *exec, Tensor x, int buffer);
 /* Where to add a contribution directly. *first: nothing is there yet, and the contribution must be written. NULL: none
  * is wanted. */
-float *tape_gradient_at(Exec *exec, Tensor x, bool *first);
+void *tape_gradient_at(Exec *exec, Tensor x, bool *first);
 
 #endif

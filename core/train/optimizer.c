@@ -145,7 +145,8 @@ static void update_range(Optimizer *optimizer, Exec *exec, const Params *params,
     if (from >= to)
         return;
     int64_t count = to - from, at = from - slice.from;
-    adamw(exec, config->form, tensor_range(params->value, from, count), tensor_range(grad, from, count),
+    Tensor copy = tensor_present(params->narrow) ? tensor_range(params->narrow, from, count) : tensor_absent();
+    adamw(exec, config->form, tensor_range(params->value, from, count), copy, tensor_range(grad, from, count),
           tensor_range(optimizer->exp_avg, at, count), tensor_range(optimizer->exp_avg_sq, at, count), scale,
           optimizer->steps + 1, lr, config->beta1, config->beta2, config->epsilon, decay ? config->weight_decay : 0.0);
 }
@@ -175,6 +176,8 @@ Status optimizer_step(Optimizer *optimizer, Comm *comm, Exec *exec, Params *para
         update_range(optimizer, exec, params, grad, scale, *lr, (Span){from, to}, decay);
     }
     gather_slices(comm, exec, params->value);
+    if (comm_size(comm) > 1)
+        params_narrow(exec->device, params); /* the slices of other ranks */
     optimizer->steps++;
     arena_rewind(exec->step, mark);
     return status_ok();

@@ -340,6 +340,7 @@ static const DeviceBackend backend = {
     .finish = cuda_finish,
     .close = cuda_close,
     .computes = true,
+    .bf16 = true,
     .host_visible = false,
 };
 

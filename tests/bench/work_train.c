@@ -158,8 +158,9 @@ static Status adamw_once(Bench *bench, void *self, Figures *figures)
 {
     AdamW *own = self;
     double since = profile_seconds();
-    adamw(&bench->exec, ADAM_TORCH, own->model.params.value, own->gradient, own->exp_avg, own->exp_avg_sq, own->scale,
-          ++own->steps, optimizer.lr, optimizer.beta1, optimizer.beta2, optimizer.epsilon, optimizer.weight_decay);
+    adamw(&bench->exec, ADAM_TORCH, own->model.params.value, tensor_absent(), own->gradient, own->exp_avg,
+          own->exp_avg_sq, own->scale, ++own->steps, optimizer.lr, optimizer.beta1, optimizer.beta2, optimizer.epsilon,
+          optimizer.weight_decay);
     double seconds = profile_seconds() - since;
     figures_add(figures, "seconds", seconds);
     figures_add(figures, "parameters", (double)own->model.params.count);
