@@ -1,14 +1,17 @@
 /* bench.c -- our side of the side-by-side benchmark: sets up one piece of work, then does it as often as it is told to.
  *
- *        build/tests/bench WORK key=value ... [threads=N] [isa=NAME] [profile=1] [repeat=N] [rounds=N]
+ *        build/tests/bench WORK key=value ... [threads=N] [isa=NAME] [dir=/tmp] [profile=1] [repeat=N] [rounds=N]
  *
  * Protocol (the peers' workers speak it too): one JSON line {"ready": true, "setup_seconds": s}; for each line "go" on standard input the work is
  * done once, and one line {"seconds": s, ...} tells; "end", or the end of input, brings {"peak_bytes": n} and the end. With rounds=N nothing is
  * read: N rounds are done after one to warm up, for a person. profile=1 then prints where the time of the rounds went, op by op. repeat=N makes one round of
  * N times the work, with the mean of each figure: work of a few milliseconds says nothing by itself.
  * Under mpirun rank 0 listens and tells; all ranks do the work. */
+#define _GNU_SOURCE
+#include <mpi.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "core/base/log.h"
 #include "core/base/profile.h"
@@ -107,13 +110,21 @@ static Status rounds_run(Bench *bench, const Work *work, void *self, int64_t rou
     return status_ok();
 }
 
-/* The next word from the driver: go on? Every rank gets rank 0's answer. */
+/* The next word from the driver: go on? Every rank gets rank 0's answer. While rank 0 sleeps on its pipe, the others look every millisecond and
+ * sleep in between: in a collective they would poll, on the cores of the side whose turn it is. All start together. [collective] */
 static bool driver_says_go(const Bench *bench)
 {
     char line[64], go = 0;
     if (comm_rank(bench->comm) == 0)
         go = fgets(line, sizeof line, stdin) && strncmp(line, "go", 2) == 0;
-    comm_broadcast(bench->comm, 0, &go, 1);
+    if (comm_mpi_handle(bench->comm)) {
+        MPI_Request told;
+        int done = 0;
+        MPI_Ibcast(&go, 1, MPI_CHAR, 0, *(const MPI_Comm *)comm_mpi_handle(bench->comm), &told);
+        while (MPI_Test(&told, &done, MPI_STATUS_IGNORE), !done)
+            nanosleep(&(struct timespec){.tv_nsec = 1000 * 1000}, NULL);
+        comm_barrier(bench->comm);
+    }
     return go;
 }
 
@@ -124,6 +135,7 @@ static Status work_run(Bench *bench, const Work *work, double started)
     int64_t rounds = bench_int(bench, "rounds", 0);
     const int64_t repeat = bench_int(bench, "repeat", 1);
     const bool profile = bench_int(bench, "profile", 0) != 0;
+    bench_text(bench, "dir", NULL); /* every work may be told where to put files */
     Status status = work->open(bench, &self);
     if (!status_failed(status))
         status = options_all_used(bench);
@@ -181,7 +193,8 @@ int main(int argc, char **argv)
         if (argc > 1 && strcmp(works[i]->name, argv[1]) == 0)
             work = works[i];
     if (!work) {
-        fprintf(stderr, "bench WORK key=value ... [threads=N] [isa=NAME] [profile=1] [repeat=N] [rounds=N]\n");
+        fprintf(stderr,
+                "bench WORK key=value ... [threads=N] [isa=NAME] [dir=/tmp] [profile=1] [repeat=N] [rounds=N]\n");
         for (int i = 0; i < WORKS; i++)
             fprintf(stderr, "  %-8s %s\n", works[i]->name, works[i]->help);
         return (int)STATUS_USAGE;

@@ -7,12 +7,14 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
+from row import bench
 from rows import ROWS
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -28,9 +30,9 @@ class Worker:
 
     def __init__(self, context, words, substitutions):
         self.words = [word.format(**substitutions) for word in words]
-        environment = dict(os.environ, OMP_NUM_THREADS=str(context.threads))
+        environment = dict(os.environ, OMP_NUM_THREADS=str(context.threads), TMPDIR=str(context.scratch))
         self.process = subprocess.Popen(self.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=context.log, text=True,
-                                        env=environment, cwd=context.scratch)
+                                        env=environment, cwd=context.scratch, start_new_session=True)
         self.ready = self.read()
 
     def read(self):
@@ -59,8 +61,16 @@ class Worker:
         return peak
 
     def kill(self):
-        if self.process.poll() is None:
-            self.process.kill()
+        """Ends it and what it started, if it has not ended by itself."""
+        if self.process.poll() is not None:
+            return
+        for ending in (signal.SIGTERM, signal.SIGKILL):
+            os.killpg(self.process.pid, ending)
+            try:
+                self.process.wait(timeout=5)
+                return
+            except subprocess.TimeoutExpired:
+                pass
         self.process.wait()
 
 
@@ -72,12 +82,11 @@ class Context:
         self.bench, self.python = str(pathlib.Path(options.bench).resolve()), options.python
         self.data = pathlib.Path(os.environ["TERCET_DATA"]) if os.environ.get("TERCET_DATA") else None
         self.scratch, self.log = scratch, log
+        self.words = dict(bench=self.bench, python=self.python, here=HERE, threads=self.threads, scratch=self.scratch, data=self.data,
+                          mpirun=os.environ.get("MPIRUN", "mpirun"), source=HERE.parent.parent)
 
     def substitutions(self, row):
-        words = dict(bench=self.bench, python=self.python, here=HERE, threads=self.threads, scratch=self.scratch, data=self.data,
-                     mpirun=os.environ.get("MPIRUN", "mpirun"),
-                     source=HERE.parent.parent)
-        return {**words, **(row.prepare(self) if row.prepare else {})}
+        return {**self.words, **(row.prepare(self) if row.prepare else {})}
 
 
 def run_row(context, row, machine, rounds):
@@ -242,7 +251,7 @@ def measure(options, rows):
     try:
         with open(log_path, "w") as log, open(options.out, "a") as out:
             context = Context(options, scratch, log)
-            machine = Worker(context, ["{bench}", "machine", "threads={threads}"], dict(bench=context.bench, threads=options.threads))
+            machine = Worker(context, bench("machine"), context.words)
             machine.go()
             for row in rows:
                 if row.needs_data and not context.data:
@@ -262,7 +271,7 @@ def measure(options, rows):
     finally:
         if machine:
             machine.kill()
-        shutil.rmtree(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def remembered(path, rows):
@@ -272,6 +281,7 @@ def remembered(path, rows):
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # workers and scratch go away on the way out
     options = arguments()
     rows = chosen(options.names)
     if options.list:

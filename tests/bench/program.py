@@ -9,6 +9,7 @@ memory_limit the program runs in a control group of so much memory, the system's
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,12 @@ def run(words, folder, group):
     with open(out / "log", "w") as log:
         since = time.perf_counter()
         child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=group.join if group else None)
-        _, code, usage = os.wait4(child.pid, 0)
+        try:
+            _, code, usage = os.wait4(child.pid, 0)
+        except SystemExit:
+            child.kill()
+            child.wait()
+            raise
         seconds = time.perf_counter() - since
     child.returncode = os.waitstatus_to_exitcode(code)
     if child.returncode != 0:
@@ -59,16 +65,19 @@ def main():
     split = sys.argv.index("--")
     options = peer.options(sys.argv[1:split], memory_limit=0)
     words = sys.argv[split + 1 :]
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     group = Group(options["memory_limit"]) if options["memory_limit"] else None
     peak = 0
-    with tempfile.TemporaryDirectory(prefix="tercet-bench-") as folder:
-        peer.tell(ready=True, setup_seconds=time.perf_counter() - peer.STARTED)
-        while sys.stdin.readline().startswith("go"):
-            seconds, resident = run(words, folder, group)
-            peak = max(peak, resident)
-            peer.tell(seconds=seconds)
-    if group:
-        group.close()
+    try:
+        with tempfile.TemporaryDirectory(prefix="tercet-bench-") as folder:
+            peer.tell(ready=True, setup_seconds=time.perf_counter() - peer.STARTED)
+            while sys.stdin.readline().startswith("go"):
+                seconds, resident = run(words, folder, group)
+                peak = max(peak, resident)
+                peer.tell(seconds=seconds)
+    finally:
+        if group:
+            group.close()
     peer.tell(peak_bytes=peak)
 
 

@@ -28,13 +28,13 @@ class Row:
 
 
 def bench(*words):
-    return ["{bench}", *words, "threads={threads}"]
+    return ["{bench}", *words, "threads={threads}", "dir={scratch}"]
 
 
 def mpirun(ranks, *words):
     """Our worker on ranks of one thread, launched as `tercet run` does."""
     flags = "--quiet --allow-run-as-root --oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none -np".split()
-    return ["{mpirun}", *flags, str(ranks), "{bench}", *words, "threads=1"]
+    return ["{mpirun}", *flags, str(ranks), "{bench}", *words, "threads=1", "dir={scratch}"]
 
 
 def torch(*words):

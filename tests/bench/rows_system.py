@@ -39,7 +39,8 @@ def start_limit(machine, ours):
 
 def ranks_row(name, what, work, share):
     """Two ranks of one thread against one rank of two."""
-    return Row(name=f"ranks-{name}", what=what, ours=mpirun(2, *work), peer=["{bench}", *work, "threads=2"], against="1 rank, 2 threads", ratio=share)
+    return Row(name=f"ranks-{name}", what=what, ours=mpirun(2, *work), peer=["{bench}", *work, "threads=2", "dir={scratch}"],
+               against="1 rank, 2 threads", ratio=share)
 
 
 # --- Growth: "peer" is the same work of ours with less to do ---------------------------------------------------------
@@ -109,5 +110,5 @@ def rows():
         yield ranks_row(f"train-b{batch}", f"2 ranks x 1 thread, training gpt2-124m, B{batch} x T256", ["train", f"batch={batch}", "tokens=256"], share)
     yield ranks_row("ppo-124m", "2 ranks x 1 thread, PPO iteration, gpt2-124m, 8 x (32 + 32)", ["ppo"], 0.9)
     yield ranks_row("ppo-260k", "2 ranks x 1 thread, PPO iteration, 260k, 64 x (16 + 64)",
-                    ["ppo", "shape=260k", "batch=64", "prompt=16", "new=64"], 0.9)
+                    ["ppo", "shape=260k", "batch=64", "prompt=16", "new=64", "unit_tokens=1024", "repeat=5"], 0.9)
     yield from growth_rows()
