@@ -42,6 +42,9 @@ void launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t 
 
 #include <tuple>
 
+/* Registers are not counted here. */
+#define __launch_bounds__(...)
+
 static const int warpSize = cuda_on_cpu::WARP_LANES;
 
 /* What kernels/cuda/device.h calls at every access by its helpers. */
