@@ -1,16 +1,11 @@
 /* t280 -- the emulation of CUDA finds what is planted: each defect here is one that a GPU would let pass most of the time.
- *
- * A right kernel must pass in every order. A defect counts as found when the process is stopped with a report that names it, or when the result is
- * wrong in at least one of the orders and modes that the suite runs everywhere. */
-#include <sys/wait.h>
-#include <unistd.h>
-
+ */
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <string>
 
 #include "tests/cuda_on_cpu/cuda_on_cpu.h"
+#include "tests/cuda_on_cpu/planted.h"
 #include "tests/cuda_on_cpu/stream.h"
 
 enum { THREADS = 96, COUNT = 1000 };
@@ -318,12 +313,6 @@ static bool late_error(void)
 
 /* --- The list --- */
 
-struct Case {
-    const char *name;
-    bool (*run)(void);
-    const char *report; /* NULL: no report; "": the result is wrong in some order or mode; else the report's words */
-};
-
 static const Case cases[] = {
     {"a right kernel", right_kernel, NULL},
     {"streams with an event", with_stream_wait, NULL},
@@ -347,62 +336,7 @@ static const Case cases[] = {
     {"a late error of the device", late_error, ""},
 };
 
-struct Outcome {
-    bool right;
-    std::string report;
-};
-
-static Outcome run_in_child(const Case &what, const char *order, const char *streams)
-{
-    int pipe_ends[2];
-    if (pipe(pipe_ends) != 0)
-        abort();
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        dup2(pipe_ends[1], 2);
-        close(pipe_ends[0]);
-        setenv("CUDA_ON_CPU_ORDER", order, 1);
-        setenv("CUDA_ON_CPU_STREAMS", streams, 1);
-        _exit(what.run() ? 0 : 1);
-    }
-    close(pipe_ends[1]);
-    Outcome outcome = {false, ""};
-    char buffer[4096];
-    for (ssize_t got; (got = read(pipe_ends[0], buffer, sizeof buffer)) > 0;)
-        outcome.report.append(buffer, (size_t)got);
-    close(pipe_ends[0]);
-    int status;
-    waitpid(child, &status, 0);
-    outcome.right = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    return outcome;
-}
-
-static bool check(const Case &what)
-{
-    bool wrong_somewhere = false, told = false;
-    std::string said;
-    for (const char *order : {"forward", "reverse", "random:1", "random:2"})
-        for (const char *streams : {"now", "latest"}) {
-            Outcome outcome = run_in_child(what, order, streams);
-            wrong_somewhere = wrong_somewhere || !outcome.right;
-            told = told || (what.report && what.report[0] && outcome.report.find(what.report) != std::string::npos);
-            said += outcome.report;
-        }
-    bool good = !what.report ? !wrong_somewhere : what.report[0] ? told : wrong_somewhere && said.empty();
-    printf("%s %s%s\n", good ? "ok    " : "FAILED", what.name, !what.report ? "" : ": found");
-    if (!good)
-        printf("%s", said.c_str());
-    return good;
-}
-
 int main(void)
 {
-    int failed = 0, all = 0;
-    for (const Case &what : cases) {
-        failed += !check(what);
-        all++;
-    }
-    printf("%d passed, %d failed\n", all - failed, failed);
-    return failed != 0;
+    return planted_run(cases, sizeof cases / sizeof *cases);
 }

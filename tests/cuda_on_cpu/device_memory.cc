@@ -17,7 +17,9 @@
 namespace cuda_on_cpu
 {
 
-static const size_t RANGE_BYTES = (size_t)1 << 38, ALIGN = 256;
+static const size_t RANGE_BYTES = (size_t)1 << 42, ALIGN = 256;
+/* Opening and closing takes time by the page, so pages are large where they can be. */
+static const size_t HUGE_PAGE = (size_t)2 << 20;
 static const unsigned char POISON = 0xff, CANARY = 0xfe;
 
 struct Allocation {
@@ -30,8 +32,17 @@ static char *range, *range_next;
 static std::map<const char *, Allocation> allocations; /* by address */
 static std::multimap<size_t, char *> free_pages;       /* pages given back, by size */
 static std::map<const char *, size_t> pinned;
-static size_t limit = (size_t)8 << 30, used;
+static size_t used;
 static int opened;
+
+static size_t &limit(void)
+{
+    static size_t bytes = [] {
+        const char *text = getenv("CUDA_ON_CPU_MEMORY");
+        return text ? (size_t)strtoull(text, NULL, 10) : (size_t)8 << 30;
+    }();
+    return bytes;
+}
 
 static size_t page_bytes(void)
 {
@@ -74,11 +85,12 @@ DeviceMemoryOpen::~DeviceMemoryOpen()
             protect(entry.second, PROT_NONE);
 }
 
-static char *pages_take(size_t bytes)
+static char *pages_take(size_t bytes, size_t align)
 {
-    auto found = free_pages.find(bytes);
-    if (found != free_pages.end()) {
+    for (auto found = free_pages.find(bytes); found != free_pages.end() && found->first == bytes; ++found) {
         char *pages = found->second;
+        if ((uintptr_t)pages % align)
+            continue;
         free_pages.erase(found);
         return pages;
     }
@@ -95,8 +107,8 @@ static char *pages_take(size_t bytes)
         action.sa_flags = SA_SIGINFO;
         sigaction(SIGSEGV, &action, NULL);
     }
-    char *pages = range_next;
-    range_next += bytes + page_bytes(); /* one page behind stays closed for ever */
+    char *pages = (char *)(((uintptr_t)range_next + align - 1) / align * align);
+    range_next = pages + bytes + page_bytes(); /* one page behind stays closed for ever */
     if (range_next > range + RANGE_BYTES)
         defect("device addresses are used up");
     return pages;
@@ -106,12 +118,13 @@ void *device_memory_new(size_t bytes)
 {
     std::lock_guard<std::mutex> lock(mutex);
     size_t rounded = (bytes + ALIGN - 1) / ALIGN * ALIGN, page = page_bytes();
-    if (rounded > limit - used)
+    if (rounded > limit() - used)
         return NULL;
     size_t whole = (rounded + page - 1) / page * page;
-    Allocation allocation = {pages_take(whole), whole, bytes};
+    Allocation allocation = {pages_take(whole, whole < HUGE_PAGE ? page : HUGE_PAGE), whole, bytes};
     char *at = allocation.pages + whole - rounded;
     protect(allocation, PROT_READ | PROT_WRITE);
+    madvise(allocation.pages, whole, MADV_HUGEPAGE);
     memset(at, POISON, bytes);
     memset(at + bytes, CANARY, rounded - bytes);
     if (!opened)
@@ -143,6 +156,70 @@ bool device_memory_delete(void *at)
     return true;
 }
 
+/* --- Addresses first, memory later --- */
+
+char *device_addresses_take(size_t bytes, size_t align)
+{
+    std::lock_guard<std::mutex> lock(mutex);
+    return pages_take(bytes, align);
+}
+
+void device_addresses_give_back(char *at, size_t bytes)
+{
+    std::lock_guard<std::mutex> lock(mutex);
+    free_pages.emplace(bytes, at);
+}
+
+/* What touches the range in front becomes one with it: an array may cross from one into the other. */
+void device_range_open(char *at, size_t bytes)
+{
+    std::lock_guard<std::mutex> lock(mutex);
+    Allocation allocation = {at, bytes, bytes};
+    protect(allocation, PROT_READ | PROT_WRITE);
+    madvise(at, bytes, MADV_HUGEPAGE);
+    memset(at, POISON, bytes);
+    auto before = allocations.lower_bound(at);
+    if (before != allocations.begin() && (--before)->second.pages + before->second.pages_bytes == at) {
+        allocation = {before->second.pages, before->second.pages_bytes + bytes, before->second.bytes + bytes};
+        allocations.erase(before);
+    }
+    allocations[allocation.pages] = allocation;
+    if (!opened)
+        protect(allocation, PROT_NONE);
+}
+
+void device_range_close(char *at, size_t bytes)
+{
+    std::lock_guard<std::mutex> lock(mutex);
+    auto found = --allocations.upper_bound(at);
+    Allocation all = found->second;
+    allocations.erase(found);
+    size_t front = (size_t)(at - all.pages), behind = all.pages_bytes - front - bytes;
+    if (front)
+        allocations[all.pages] = {all.pages, front, front};
+    if (behind)
+        allocations[at + bytes] = {at + bytes, behind, behind};
+    madvise(at, bytes, MADV_DONTNEED);
+    protect({at, bytes, bytes}, PROT_NONE);
+}
+
+bool device_memory_charge(size_t bytes)
+{
+    std::lock_guard<std::mutex> lock(mutex);
+    if (bytes > limit() - used)
+        return false;
+    used += bytes;
+    return true;
+}
+
+void device_memory_discharge(size_t bytes)
+{
+    std::lock_guard<std::mutex> lock(mutex);
+    used -= bytes;
+}
+
+/* --- Questions --- */
+
 bool device_memory_has(const void *at)
 {
     return range && (const char *)at >= range && (const char *)at < range + RANGE_BYTES;
@@ -161,12 +238,12 @@ bool device_memory_holds(const void *at, size_t bytes)
 
 void device_memory_limit(size_t bytes)
 {
-    limit = bytes;
+    limit() = bytes;
 }
 
 size_t device_memory_total(void)
 {
-    return limit;
+    return limit();
 }
 
 size_t device_memory_used(void)

@@ -27,7 +27,15 @@ bool device_memory_delete(void *at);
 bool device_memory_has(const void *at);
 /* Do all bytes lie in one allocation? */
 bool device_memory_holds(const void *at, size_t bytes);
-/* How much this device has, and how much of it is taken. */
+/* Closed addresses without memory, for ever theirs who asked; and memory behind some of them, all NaN, open to kernels (virtual_memory.cc). */
+char *device_addresses_take(size_t bytes, size_t align);
+void device_addresses_give_back(char *at, size_t bytes);
+void device_range_open(char *at, size_t bytes);
+void device_range_close(char *at, size_t bytes);
+/* Count bytes as taken. False: out of memory. */
+bool device_memory_charge(size_t bytes);
+void device_memory_discharge(size_t bytes);
+/* How much this device has (CUDA_ON_CPU_MEMORY, else 8 GiB), and how much of it is taken. */
 void device_memory_limit(size_t bytes);
 size_t device_memory_total(void);
 size_t device_memory_used(void);

@@ -1,9 +1,10 @@
 /* runtime.cc -- memory, copies, errors and the device itself, by the signatures of CUDA's runtime.
  *
- * The device is one that does not exist: compute capability 8.0, 8 GiB, as many of them as CUDA_ON_CPU_DEVICES says (1). What our own code does
+ * The device is one that does not exist: compute capability 8.0, 8 GiB, and what else the environment says of it (README). What our own code does
  * not call is not here, so that a new call fails to link and is thought about. */
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -84,6 +85,12 @@ cudaError_t cudaGetLastError(void)
     X(cudaErrorInsufficientDriver, "CUDA driver version is insufficient for CUDA runtime version")                     \
     X(cudaErrorNotReady, "device not ready")                                                                           \
     X(cudaErrorIllegalAddress, "an illegal memory access was encountered")                                             \
+    X(cudaErrorMisalignedAddress, "misaligned address")                                                                \
+    X(cudaErrorInvalidDeviceFunction, "invalid device function")                                                       \
+    X(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing")                           \
+    X(cudaErrorIllegalState, "the operation cannot be performed in the present state")                                 \
+    X(cudaErrorSymbolNotFound, "named symbol not found")                                                               \
+    X(cudaErrorUnknown, "unknown error")                                                                               \
     X(cudaErrorLaunchFailure, "unspecified launch failure")                                                            \
     X(cudaErrorECCUncorrectable, "uncorrectable ECC error encountered")
 
@@ -116,11 +123,22 @@ const char *cudaGetErrorString(cudaError_t error)
 /* --- The device --- */
 
 static int device_at_hand;
+static const int MULTIPROCESSORS = 4, MULTIPROCESSOR_THREADS = 2048, MULTIPROCESSOR_BLOCKS = 32, SHARED_RESERVED = 1024;
+
+static int number_from(const char *variable, int otherwise)
+{
+    const char *text = getenv(variable);
+    return text ? atoi(text) : otherwise;
+}
 
 cudaError_t cudaGetDeviceCount(int *count)
 {
-    const char *text = getenv("CUDA_ON_CPU_DEVICES");
-    *count = text ? atoi(text) : 1;
+    int driver;
+    cudaDriverGetVersion(&driver);
+    *count = 0;
+    if (driver < CUDART_VERSION / 1000 * 1000)
+        return refuse(cudaErrorInsufficientDriver);
+    *count = number_from("CUDA_ON_CPU_DEVICES", 1);
     return *count > 0 ? cudaSuccess : refuse(cudaErrorNoDevice);
 }
 
@@ -139,25 +157,103 @@ cudaError_t cudaGetDevice(int *device)
     return cudaSuccess;
 }
 
+static bool device_exists(int device)
+{
+    int count;
+    return cudaGetDeviceCount(&count) == cudaSuccess && device >= 0 && device < count;
+}
+
+/* Which of the machine's devices is this one? */
+static int device_number(int device)
+{
+    return number_from("CUDA_ON_CPU_FIRST", 0) + device;
+}
+
+static int compute_capability(void)
+{
+    return number_from("CUDA_ON_CPU_ARCHITECTURE", 80);
+}
+
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device)
 {
     memset(properties, 0, sizeof *properties);
-    snprintf(properties->name, sizeof properties->name, "emulated device %d", device);
-    properties->uuid.bytes[0] = (char)device;
-    properties->major = 8;
-    properties->minor = 0;
+    if (!device_exists(device))
+        return refuse(cudaErrorInvalidDevice);
+    snprintf(properties->name, sizeof properties->name, "emulated device %d", device_number(device));
+    memcpy(properties->uuid.bytes, "cuda on the cpu", 15);
+    properties->uuid.bytes[15] = (char)device_number(device);
+    properties->pciBusID = 1 + device_number(device);
+    properties->major = compute_capability() / 10;
+    properties->minor = compute_capability() % 10;
     properties->warpSize = WARP_LANES;
-    properties->multiProcessorCount = 4;
+    properties->multiProcessorCount = MULTIPROCESSORS;
     properties->maxThreadsPerBlock = BLOCK_THREADS_MAX;
+    properties->maxThreadsPerMultiProcessor = MULTIPROCESSOR_THREADS;
     properties->sharedMemPerBlock = SHARED_STATIC_BYTES_MAX;
     properties->sharedMemPerBlockOptin = SHARED_BYTES_MAX;
+    properties->sharedMemPerMultiprocessor = SHARED_BYTES_MAX + SHARED_RESERVED;
+    properties->reservedSharedMemPerBlock = SHARED_RESERVED;
+    properties->regsPerBlock = properties->regsPerMultiprocessor = 65536;
+    properties->l2CacheSize = 40 << 20;
+    properties->memoryBusWidth = 5120;
+    properties->asyncEngineCount = 1;
+    properties->concurrentKernels = 1;
+    properties->unifiedAddressing = 1;
     properties->totalGlobalMem = device_memory_total();
     return cudaSuccess;
 }
 
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device)
+{
+    cudaDeviceProp properties;
+    cudaError_t error = cudaGetDeviceProperties(&properties, device);
+    if (error != cudaSuccess)
+        return error;
+    switch (attribute) {
+    case cudaDevAttrComputeCapabilityMajor:
+        *value = properties.major;
+        return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+        *value = properties.minor;
+        return cudaSuccess;
+    case cudaDevAttrWarpSize:
+        *value = properties.warpSize;
+        return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount:
+        *value = properties.multiProcessorCount;
+        return cudaSuccess;
+    case cudaDevAttrMaxThreadsPerBlock:
+        *value = properties.maxThreadsPerBlock;
+        return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+        *value = (int)properties.sharedMemPerBlock;
+        return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+        *value = (int)properties.sharedMemPerBlockOptin;
+        return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+        *value = (int)properties.sharedMemPerMultiprocessor;
+        return cudaSuccess;
+    case cudaDevAttrPciBusId:
+        *value = properties.pciBusID;
+        return cudaSuccess;
+    default:
+        return refuse(cudaErrorInvalidValue);
+    }
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char *text, int bytes, int device)
+{
+    if (!device_exists(device) || bytes < 13)
+        return refuse(cudaErrorInvalidValue);
+    snprintf(text, (size_t)bytes, "0000:%02X:00.0", (1 + device_number(device)) & 0xff);
+    return cudaSuccess;
+}
+
+/* 0: no driver is installed. */
 cudaError_t cudaDriverGetVersion(int *version)
 {
-    *version = CUDART_VERSION;
+    *version = number_from("CUDA_ON_CPU_DRIVER", CUDART_VERSION);
     return cudaSuccess;
 }
 
@@ -186,10 +282,31 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute
     return cudaSuccess;
 }
 
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *)
+/* Registers are nvcc's to know: 0 here. */
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *kernel)
 {
+    UNLESS_FAILED;
+    if (!kernel)
+        return refuse(cudaErrorInvalidDeviceFunction);
     memset(attributes, 0, sizeof *attributes);
     attributes->maxThreadsPerBlock = BLOCK_THREADS_MAX;
+    attributes->ptxVersion = attributes->binaryVersion = compute_capability();
+    attributes->maxDynamicSharedSizeBytes =
+        dynamic_allowed.count(kernel) ? (int)dynamic_allowed[kernel] : (int)SHARED_STATIC_BYTES_MAX;
+    return cudaSuccess;
+}
+
+/* As far as threads and dynamic shared memory limit it. */
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *kernel, int threads,
+                                                          size_t dynamic_bytes)
+{
+    UNLESS_FAILED;
+    if (!kernel || threads < 1 || threads > BLOCK_THREADS_MAX)
+        return refuse(cudaErrorInvalidValue);
+    int warps = (threads + WARP_LANES - 1) / WARP_LANES;
+    int by_threads = MULTIPROCESSOR_THREADS / (warps * WARP_LANES);
+    int by_shared = (int)((SHARED_BYTES_MAX + SHARED_RESERVED) / (dynamic_bytes + SHARED_RESERVED));
+    *blocks = std::min({by_threads, by_shared, MULTIPROCESSOR_BLOCKS});
     return cudaSuccess;
 }
 
@@ -215,6 +332,14 @@ cudaError_t cudaMallocHost(void **at, size_t bytes)
     UNLESS_FAILED;
     *at = pinned_new(bytes);
     return *at ? cudaSuccess : refuse(cudaErrorMemoryAllocation);
+}
+
+cudaError_t cudaHostAlloc(void **at, size_t bytes, unsigned flags)
+{
+    UNLESS_FAILED;
+    if (flags & ~(cudaHostAllocPortable | cudaHostAllocMapped | cudaHostAllocWriteCombined))
+        return refuse(cudaErrorInvalidValue);
+    return cudaMallocHost(at, bytes);
 }
 
 cudaError_t cudaFreeHost(void *at)
@@ -292,4 +417,9 @@ cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t stre
         memset(at, value, bytes);
     });
     return error_now();
+}
+
+cudaError_t cudaMemset(void *at, int value, size_t bytes)
+{
+    return cudaMemsetAsync(at, value, bytes, NULL);
 }

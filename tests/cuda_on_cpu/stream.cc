@@ -105,6 +105,7 @@ static void advance(Stream *stream, const Mark *until)
     if (stream->running)
         return;
     stream->running = true;
+    DeviceMemoryOpen open; /* once for all of it: opening is a system call */
     while (!stream->queue.empty() && !(until && until->done)) {
         Stream::Work work = std::move(stream->queue.front());
         stream->queue.pop_front();
@@ -199,6 +200,27 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
 cudaError_t cudaStreamCreate(cudaStream_t *stream)
 {
     return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
+}
+
+/* All work here has one priority. */
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int priority)
+{
+    (void)priority;
+    return cudaStreamCreateWithFlags(stream, flags);
+}
+
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
+{
+    *least = *greatest = 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status)
+{
+    LOCK;
+    UNLESS_FAILED;
+    *status = stream_of(stream)->capture ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
