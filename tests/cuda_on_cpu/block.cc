@@ -45,6 +45,7 @@ struct Block {
     std::vector<SharedPart> parts;
     size_t static_bytes;
     char *shared; /* (SHARED_BYTES_MAX): dynamic first, then static */
+    std::vector<void (*)(void)> at_end;
     BlockCounts counts;
 };
 
@@ -257,22 +258,23 @@ void warp_meet(Place place, unsigned mask, WarpApply apply, void *payload)
 
 /* --- Shared memory --- */
 
-static const size_t SHARED_GAP = 256; /* NaNs between two arrays */
+static const size_t SHARED_GAP = 256;   /* NaNs between two arrays */
+static const size_t SHARED_ALIGN = 128; /* one round of the banks */
 
 void *shared_dynamic(void)
 {
     return current->shared;
 }
 
-void *shared_static(Place place, size_t bytes, size_t align)
+void *shared_static(Place place, size_t bytes)
 {
     Block *block = current;
     for (const SharedPart &part : block->parts)
         if (part.place.line == place.line && part.place.file == place.file)
             return block->shared + part.offset;
     size_t offset = (block->launch->dynamic_bytes + block->static_bytes + block->parts.size() * SHARED_GAP +
-                     SHARED_GAP + align - 1) /
-                    align * align;
+                     SHARED_GAP + SHARED_ALIGN - 1) /
+                    SHARED_ALIGN * SHARED_ALIGN;
     block->parts.push_back({place, offset, bytes});
     block->static_bytes += bytes;
     if (block->static_bytes > SHARED_STATIC_BYTES_MAX)
@@ -281,7 +283,29 @@ void *shared_static(Place place, size_t bytes, size_t align)
     if (block->static_bytes + block->launch->dynamic_bytes > SHARED_BYTES_MAX)
         defect("%zu bytes of shared memory, at most %d", block->static_bytes + block->launch->dynamic_bytes,
                (int)SHARED_BYTES_MAX);
-    return block->shared + offset;
+    return memset(block->shared + offset, 0xff, bytes + SHARED_GAP);
+}
+
+bool shared_holds(const void *at, size_t bytes)
+{
+    const Block *block = current;
+    const size_t offset = (size_t)((const char *)at - block->shared);
+    if (offset < block->launch->dynamic_bytes)
+        return bytes <= block->launch->dynamic_bytes - offset;
+    for (const SharedPart &part : block->parts)
+        if (offset >= part.offset && offset - part.offset < part.bytes)
+            return bytes <= part.bytes - (offset - part.offset);
+    return false;
+}
+
+void block_at_end(void (*call)(void))
+{
+    current->at_end.push_back(call);
+}
+
+const char *kernel_name(void)
+{
+    return current->launch->kernel;
 }
 
 unsigned thread_linear(void)
@@ -300,9 +324,7 @@ static const size_t SHARED_ROOM = SHARED_BYTES_MAX + 64 * SHARED_GAP;
 
 void block_run(const Launch &launch, uint3 index, Order order)
 {
-    static thread_local std::unique_ptr<char[]> shared;
-    if (!shared)
-        shared.reset(new char[SHARED_ROOM]);
+    static thread_local std::unique_ptr<void, void (*)(void *)> shared(aligned_alloc(SHARED_ALIGN, SHARED_ROOM), free);
     Block block = {};
     block.launch = &launch;
     block.threads_count = launch.block.x * launch.block.y * launch.block.z;
@@ -311,8 +333,8 @@ void block_run(const Launch &launch, uint3 index, Order order)
     block.order = order;
     block.random = (order.seed * 0x9e3779b97f4a7c15u + 1) ^
                    (index.x * 0xbf58476d1ce4e5b9u + index.y * 0x94d049bb133111ebu + index.z) ^ 0x2545f4914f6cdd1du;
-    block.shared = shared.get();
-    memset(block.shared, 0xff, SHARED_ROOM);
+    block.shared = (char *)shared.get();
+    memset(block.shared, 0xff, launch.dynamic_bytes + SHARED_GAP);
     blockIdx = index;
     blockDim = {launch.block.x, launch.block.y, launch.block.z};
     gridDim = {launch.grid.x, launch.grid.y, launch.grid.z};
@@ -338,6 +360,8 @@ void block_run(const Launch &launch, uint3 index, Order order)
         if (!progress && !barrier_open(&block))
             report_deadlock(&block);
     }
+    for (void (*call)(void) : block.at_end)
+        call();
     current = NULL;
     total_blocks++;
     total_threads += block.threads_count;

@@ -52,8 +52,13 @@ int block_barrier(Place place, int predicate);
 typedef void (*WarpApply)(void *payload[WARP_LANES], unsigned mask);
 void warp_meet(Place place, unsigned mask, WarpApply apply, void *payload);
 /* The bytes of the running block that belong to the declaration at `place`; the same for every thread that asks. */
-void *shared_static(Place place, size_t bytes, size_t align);
+void *shared_static(Place place, size_t bytes);
 void *shared_dynamic(void);
+/* Do all bytes lie in one array of the running block's shared memory? */
+bool shared_holds(const void *at, size_t bytes);
+/* Call this once, when the running block has ended. */
+void block_at_end(void (*call)(void));
+const char *kernel_name(void);
 /* Linear index of the running thread in its block. */
 unsigned thread_linear(void);
 bool block_is_running(void);

@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "tests/cuda_on_cpu/block.h"
+#include "tests/cuda_on_cpu/traffic.h"
 
 #define CUDA_HERE const char *file_ = __builtin_FILE(), int line_ = __builtin_LINE()
 #define CUDA_PLACE                                                                                                     \
@@ -35,7 +36,7 @@ void launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t 
                         [=, arguments_ = std::make_tuple(__VA_ARGS__)] { std::apply(kernel, arguments_); })
 #define SHARED(T, name, dims)                                                                                          \
     typedef T name##_type dims;                                                                                        \
-    name##_type &name = *(name##_type *)cuda_on_cpu::shared_static({__FILE__, __LINE__}, sizeof(name##_type), 16)
+    name##_type &name = *(name##_type *)cuda_on_cpu::shared_static({__FILE__, __LINE__}, sizeof(name##_type))
 #define DYN_SHARED(T, name) T *name = (T *)cuda_on_cpu::shared_dynamic()
 #undef __shared__
 #define __shared__ static_assert(false, "shared memory is declared by SHARED or DYN_SHARED"),
@@ -46,17 +47,6 @@ void launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t 
 #define __launch_bounds__(...)
 
 static const int warpSize = cuda_on_cpu::WARP_LANES;
-
-/* What kernels/cuda/device.h calls at every access by its helpers. */
-namespace cuda_on_cpu
-{
-static inline void count_global(const void *, int, bool)
-{
-}
-static inline void count_shared(const void *, int, bool)
-{
-}
-} // namespace cuda_on_cpu
 
 /* --- Barriers --- */
 
