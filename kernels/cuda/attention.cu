@@ -169,7 +169,7 @@ void cuda_attention_forward(Device *device, const AttentionForwardArgs *args)
                 args->scale > 0.0f && args->kv_heads <= 65535,
             "head_dim %lld, heads %lld, kv_heads %lld, scale %g", (long long)args->head_dim, (long long)args->heads,
             (long long)args->kv_heads, (double)args->scale);
-    if (!device->backend->computes || args->tokens == 0)
+    if (args->tokens == 0 || attention_decode(device, args) || !device->backend->computes)
         return;
     Cuda *cuda = cuda_of(device);
 #define RUN(T)                                                                                                         \
