@@ -20,6 +20,17 @@ static void rows_times_vector(Device *device, const float *rows, int64_t ld, int
     }
 }
 
+/* What a product over nothing leaves of C; libraries differ. */
+static void scale_rows(Device *device, const GemmArgs *args)
+{
+    PARALLEL_FOR(device, (double)args->m * (double)args->n)
+    for (int64_t i = 0; i < args->m; i++) {
+        float *row = floats(args->c) + i * args->ldc;
+        for (int64_t j = 0; j < args->n; j++)
+            row[j] = args->beta == 0.0f ? 0.0f : args->beta * row[j];
+    }
+}
+
 static void bias_add(Device *device, const GemmArgs *args)
 {
     PARALLEL_FOR(device, (double)args->m * (double)args->n)
@@ -34,17 +45,19 @@ void KERNEL(gemm)(Device *device, const GemmArgs *args)
 {
     if (args->m == 0 || args->n == 0)
         return;
-    if (KERNEL(skinny_suits)(args)) {
+    if (args->k && KERNEL(skinny_suits)(args)) {
         KERNEL(skinny)(device, args);
         return;
     }
-    if (KERNEL(panels_suit)(args)) {
+    if (args->k && KERNEL(panels_suit)(args)) {
         KERNEL(panels)(device, args);
         return;
     }
     if (!device->backend->computes)
         return;
-    if (args->n == 1 && !args->transpose_a && (args->transpose_b || args->ldb == 1))
+    if (!args->k)
+        scale_rows(device, args);
+    else if (args->n == 1 && !args->transpose_a && (args->transpose_b || args->ldb == 1))
         rows_times_vector(device, args->a, args->lda, args->m, args->b, args->k, args->alpha, args->beta, args->c,
                           args->ldc);
     else

@@ -8,18 +8,4 @@
         (void)args;                                                                                                    \
         REQUIRE(false, "the CUDA backend has no %s yet", #name);                                                       \
     }
-MISSING(fill, Fill)
-MISSING(add, Add)
-MISSING(cast, Cast)
-MISSING(gemm, Gemm)
-MISSING(bias_backward, BiasBackward)
-MISSING(embed_forward, Embed)
-MISSING(embed_backward, Embed)
-MISSING(norm_forward, NormForward)
-MISSING(norm_backward, NormBackward)
-MISSING(rope, Rope)
-MISSING(act_forward, ActForward)
-MISSING(act_backward, ActBackward)
-MISSING(gather_rows, Rows)
-MISSING(scatter_rows, Rows)
 MISSING(sample, Sample)

@@ -194,6 +194,14 @@ TwinArray twin_ints_below(Twin *twin, int64_t count, uint64_t seed, int64_t boun
     return twin_ints(twin, values, count);
 }
 
+TwinArray twin_from(TwinArray array, int64_t first)
+{
+    array.cpu = (char *)array.cpu + first * (int64_t)dtype_size(array.cpu_dtype);
+    array.cuda = (char *)array.cuda + first * (int64_t)dtype_size(array.cuda_dtype);
+    array.count -= first;
+    return array;
+}
+
 /* --- Comparing --- */
 
 static double value_at(const void *at, DType dtype, int64_t i)

@@ -51,6 +51,16 @@ TwinArray twin_ints_below(Twin *twin, int64_t count, uint64_t seed, int64_t boun
 TwinArray twin_longs(Twin *twin, const int64_t *values, int64_t count);
 TwinArray twin_doubles(Twin *twin, const double *values, int64_t count); /* NULL: zeros */
 
+/* The same arrays without their first elements, so that they begin at any address. */
+TwinArray twin_from(TwinArray array, int64_t first);
+
+/* An op on both sides. `ARGS(side, dtype)` is a macro that gives its arguments, array.side for every array. */
+#define twin_run(twin, op, ARGS)                                                                                       \
+    do {                                                                                                               \
+        device_run(&(twin)->cpu, (op), &ARGS(cpu, DTYPE_F32));                                                         \
+        device_run(&(twin)->cuda, (op), &ARGS(cuda, (twin)->dtype));                                                   \
+    } while (0)
+
 /* What the CUDA side holds, widened to double. Caller frees by memory_free. */
 double *twin_read(Twin *twin, TwinArray array);
 /* Relative L2 distance within 1e-5 for F32, 4e-3 for BF16 (doubles: 1e-6), every element finite where the twin's is, whole numbers equal, guards whole. */
