@@ -207,10 +207,53 @@ TEST(greedy)
 TEST(kept)
 TEST(not_finite)
 
+/* Three rows over two steps: one runs on, one draws a stop token, one has ended before. */
+static void check_decode_next(Device *device)
+{
+    enum { ROWS = 3, STEPS = 2 };
+    int32_t token[ROWS] = {7, 9, 5}, next[ROWS] = {1, 2, 3}, past[ROWS] = {10, 20, 30}, index[ROWS] = {0, 4, 8};
+    int32_t left[ROWS] = {2, 5, 0}, stop[2] = {8, 9}, step = 0, *history = op_ints(STEPS * 2 * ROWS);
+    float logprob[ROWS] = {-0.5f, -1.5f, -2.5f};
+    DecodeNextArgs args = {.token = token,
+                           .logprob = logprob,
+                           .next = next,
+                           .past = past,
+                           .index = index,
+                           .left = left,
+                           .stop = stop,
+                           .step = &step,
+                           .history = history,
+                           .rows = ROWS,
+                           .stops = 2,
+                           .steps_max = STEPS};
+    device_run(device, OP_decode_next, &args);
+    assert_memory_equal(next, ((int32_t[]){7, 9, 3}), sizeof next);
+    assert_memory_equal(past, ((int32_t[]){11, 21, 30}), sizeof past);
+    assert_memory_equal(index, ((int32_t[]){1, 5, 8}), sizeof index);
+    assert_memory_equal(left, ((int32_t[]){1, 0, 0}), sizeof left);
+    token[0] = -1; /* logits that are not finite end a row too */
+    device_run(device, OP_decode_next, &args);
+    assert_memory_equal(next, ((int32_t[]){7, 9, 3}), sizeof next);
+    assert_memory_equal(past, ((int32_t[]){12, 21, 30}), sizeof past);
+    assert_memory_equal(left, ((int32_t[]){0, 0, 0}), sizeof left);
+    assert_int_equal(step, 2);
+    const int32_t tokens[] = {7, 9, -2}, later[] = {-1, -2, -2};
+    assert_memory_equal(history, tokens, sizeof tokens);
+    assert_memory_equal(history + 3, logprob, sizeof logprob);
+    assert_memory_equal(history + 6, later, sizeof later);
+    op_keep(history, STEPS * 2 * ROWS * sizeof *history);
+}
+
+static void test_decode_next(void **state)
+{
+    (void)state;
+    op_on_devices(check_decode_next, true);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_distribution), cmocka_unit_test(test_inverse),
-                                       cmocka_unit_test(test_greedy), cmocka_unit_test(test_kept),
-                                       cmocka_unit_test(test_not_finite)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_decode_next), cmocka_unit_test(test_distribution),
+                                       cmocka_unit_test(test_inverse),     cmocka_unit_test(test_greedy),
+                                       cmocka_unit_test(test_kept),        cmocka_unit_test(test_not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

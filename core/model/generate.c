@@ -1,10 +1,11 @@
-/* generate.c -- continuous batching: prefill what has a slot, decode one token for each running slot, refill.
+/* generate.c -- continuous batching: prefill what has a slot, decode for each running slot, refill.
  *
- * Each round either prefills (slots are free and requests wait) or decodes. Both end in advance(): vocabulary head on one
- * row per sequence, one draw, one read by the host, and the host's decisions (stop, max_new, accept). */
+ * Each round either prefills (slots are free and requests wait) or decodes a burst of steps (decode.h). Both end with one read by the host, and its
+ * decisions (stop, max_new, accept). */
 #include "core/model/generate.h"
 
 #include "core/base/memory.h"
+#include "core/model/decode.h"
 
 typedef struct Slot {
     int64_t request; /* -1: free */
@@ -21,7 +22,10 @@ typedef struct Generation {
     int64_t count, slots, admitted, running;
     KvCache cache;
     Slot *slot;
-    /* One entry per sequence of the batch that is being made, host memory. */
+    Decode *decode;
+    DecodeRow *row; /* (slots) the running slots, in order */
+    bool changed;   /* since the device was told of them */
+    /* One entry per sequence of the batch that is being prefilled, host memory. */
     int32_t *member;      /* (slots) the slot of each sequence */
     int32_t *start;       /* (slots + 1) */
     int32_t *past;        /* (slots) */
@@ -31,11 +35,16 @@ typedef struct Generation {
     int32_t *drawn;       /* (2 slots) tokens, then bits of their log-probs */
 } Generation;
 
-static uint64_t decoded_rows;
+static uint64_t decoded_rows, wasted_rows;
 
 uint64_t generate_decoded_rows(void)
 {
     return decoded_rows;
+}
+
+uint64_t generate_wasted_rows(void)
+{
+    return wasted_rows;
 }
 
 /* --- Checks and sizes --------------------------------------------------------------------------------------------- */
@@ -67,7 +76,7 @@ static Status requests_check(const Model *model, const GenerateRequest *requests
     return status_ok();
 }
 
-/* Tokens of the longest batch of whole prompts that prefill_gather() may make, or of one decode step. */
+/* Tokens of the longest batch of whole prompts that prefill_gather() may make. */
 static int64_t batch_tokens_max(const GenerateRequest *requests, int64_t count, int64_t slots)
 {
     int64_t longest = slots > GENERATE_PREFILL_TOKENS ? slots : GENERATE_PREFILL_TOKENS;
@@ -102,12 +111,30 @@ static void deliver(Generation *g, Slot *slot, int32_t token, float logprob)
     if (result->stopped || result->count == options->max_new) {
         slot->request = -1;
         g->running--;
+        g->changed = true;
     }
 }
 
-/* Run `sequences` sequences, described by member, start, past and tokens, through the decoder and draw one token for
+static Status check_drawn(const Generation *g, const Slot *slot, int32_t token)
+{
+    if (token >= 0)
+        return status_ok();
+    return status_error(STATUS_NUMERIC, "logits of token %lld of response %lld are not finite",
+                        (long long)g->results[slot->request].count, (long long)slot->request);
+}
+
+static float float_of(int32_t bits)
+{
+    union {
+        int32_t bits;
+        float value;
+    } as = {.bits = bits};
+    return as.value;
+}
+
+/* Run `sequences` prompts, described by member, start, past and tokens, through the decoder and draw one token for
  * each. */
-static Status advance(Generation *g, int64_t sequences)
+static Status prefill(Generation *g, int64_t sequences)
 {
     Exec *exec = &g->exec;
     size_t mark = arena_mark(exec->step);
@@ -152,16 +179,11 @@ static Status advance(Generation *g, int64_t sequences)
 
     for (int64_t i = 0; i < sequences; i++) {
         Slot *slot = &g->slot[g->member[i]];
-        if (g->drawn[i] < 0)
-            return status_error(STATUS_NUMERIC, "logits of token %lld of response %lld are not finite",
-                                (long long)g->results[slot->request].count, (long long)slot->request);
-        union {
-            int32_t bits;
-            float value;
-        } chosen = {.bits = g->drawn[sequences + i]};
+        TRY(check_drawn(g, slot, g->drawn[i]));
         slot->cached += g->start[i + 1] - g->start[i];
-        deliver(g, slot, g->drawn[i], chosen.value);
+        deliver(g, slot, g->drawn[i], float_of(g->drawn[sequences + i]));
     }
+    g->changed = true;
     return status_ok();
 }
 
@@ -187,20 +209,56 @@ static int64_t prefill_gather(Generation *g)
     return sequences;
 }
 
-/* The newest token of each running slot, in order of slot. */
-static int64_t decode_gather(Generation *g)
+/* The running slots, in order. Returns how many; *left: tokens that one of them may still make, at most. */
+static int64_t decode_gather(Generation *g, int64_t *left)
 {
-    int64_t sequences = 0;
+    int64_t rows = 0;
+    *left = 0;
     for (int64_t s = 0; s < g->slots; s++) {
-        if (g->slot[s].request < 0)
+        const Slot *slot = &g->slot[s];
+        if (slot->request < 0)
             continue;
-        g->tokens[sequences] = g->slot[s].next;
-        g->member[sequences] = (int32_t)s;
-        g->past[sequences] = (int32_t)g->slot[s].cached;
-        sequences++;
-        g->start[sequences] = (int32_t)sequences;
+        int64_t count = g->results[slot->request].count;
+        g->row[rows++] = (DecodeRow){
+            .slot = (int32_t)s,
+            .next = slot->next,
+            .past = (int32_t)slot->cached,
+            .index = (int32_t)count,
+            .left = (int32_t)(g->options->max_new - count),
+            .subsequence = (int64_t)g->requests[slot->request].stream.subsequence,
+        };
+        if (g->options->max_new - count > *left)
+            *left = g->options->max_new - count;
     }
-    return sequences;
+    return rows;
+}
+
+/* Some tokens of each running slot; `accept` is asked after every one. */
+static Status decode(Generation *g)
+{
+    int64_t steps, rows = decode_gather(g, &steps);
+    if (g->changed)
+        decode_set(g->decode, g->row, rows);
+    g->changed = false;
+    if (steps > g->exec.device->burst)
+        steps = g->exec.device->burst;
+    if (g->options->accept)
+        steps = 1;
+    const int32_t *drawn;
+    decode_run(g->decode, steps, &drawn);
+    for (int64_t step = 0; step < steps; step++, drawn += 2 * rows)
+        for (int64_t i = 0; i < rows; i++) {
+            Slot *slot = &g->slot[g->row[i].slot];
+            if (slot->request < 0) {
+                wasted_rows++;
+                continue;
+            }
+            decoded_rows++;
+            TRY(check_drawn(g, slot, drawn[i]));
+            slot->cached++;
+            deliver(g, slot, drawn[i], float_of(drawn[rows + i]));
+        }
+    return status_ok();
 }
 
 /* --- The whole list ----------------------------------------------------------------------------------------------- */
@@ -209,12 +267,10 @@ static Status generation_run(Generation *g)
 {
     while (g->admitted < g->count || g->running > 0) {
         if (g->admitted < g->count && g->running < g->slots) {
-            TRY(advance(g, prefill_gather(g)));
+            TRY(prefill(g, prefill_gather(g)));
             continue;
         }
-        int64_t rows = decode_gather(g);
-        decoded_rows += (uint64_t)rows;
-        TRY(advance(g, rows));
+        TRY(decode(g));
     }
     return status_ok();
 }
@@ -253,9 +309,13 @@ Status generate(const Model *model, Exec *exec, const GenerateRequest *requests,
     g.subsequence = memory_borrow(items, sizeof *g.subsequence);
     g.tokens = memory_borrow((size_t)batch_tokens_max(requests, count, slots), sizeof *g.tokens);
     g.drawn = memory_borrow(2 * items, sizeof *g.drawn);
+    g.row = memory_borrow(items, sizeof *g.row);
+    g.decode = decode_open(model, &g.exec, &g.cache, options, requests[0].stream.seed, slots);
 
     Status status = generation_run(&g);
 
+    decode_close(g.decode);
+    memory_return(&g.row);
     memory_return(&g.drawn);
     memory_return(&g.tokens);
     memory_return(&g.subsequence);

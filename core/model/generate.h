@@ -1,7 +1,8 @@
 /* generate.h -- decode a list of prompts in a fixed number of slots: continuous batching whose result depends on the list alone.
  *
  * A unit of work is a list of requests and `slots`. The first `slots` requests are prefilled as one ragged batch; every step decodes one token for each
- * running slot, and no work is done on finished ones: rows shrink. A freed slot takes the next request of the same list. What is drawn for a
+ * running slot, and no work is done on finished ones: rows shrink, every token on the CPU, every 16 on a GPU, which is not kept waiting for the host (decode.h). A
+ * freed slot takes the next request of the same list. What is drawn for a
  * request depends on (seed, its subsequence, token index) and its logits; the batch's shape can move logits in the last bits, and the shape is a
  * function of the list. */
 #ifndef CORE_MODEL_GENERATE_H
@@ -42,7 +43,9 @@ typedef struct GenerateOptions {
 Status generate(const Model *model, Exec *exec, const GenerateRequest *requests, int64_t count,
                 const GenerateOptions *options, GenerateResult *results);
 
-/* Rows that went through the decoder in decode steps since the program began: tokens generated less one per response, exactly. */
+/* Rows that went through the decoder in decode steps since the program began and gave a token: tokens generated less one per response, exactly. And
+ * rows of responses that had ended inside a burst: none on the CPU. */
 uint64_t generate_decoded_rows(void);
+uint64_t generate_wasted_rows(void);
 
 #endif

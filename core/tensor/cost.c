@@ -219,6 +219,11 @@ static Cost cost_sample(const SampleArgs *a)
     return floats(6 * n, n + 5 * rows);
 }
 
+static Cost cost_decode_next(const DecodeNextArgs *a)
+{
+    return floats(0, 12 * (double)a->rows + (double)a->stops);
+}
+
 void op_cost(OpKind op, const void *args, double *flops, double *bytes)
 {
     Cost cost = {0, 0};

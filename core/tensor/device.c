@@ -3,11 +3,12 @@
 
 #include <string.h>
 
+#include "core/base/memory.h"
 #include "core/tensor/op_finite.h"
 
 Status device_init(Device *device, const DeviceBackend *backend, void *self, const OpTable *ops, int threads)
 {
-    *device = (Device){.backend = backend, .self = self, .ops = ops, .threads = threads};
+    *device = (Device){.backend = backend, .self = self, .ops = ops, .threads = threads, .burst = backend->burst};
 #define OP_FILLED(op, Stem) REQUIRE(ops->op, "backend %s has no %s", backend->name, #op);
     OP_LIST(OP_FILLED)
 #undef OP_FILLED
@@ -168,6 +169,56 @@ void device_wait(Device *device, DeviceQueue queue, DeviceEvent event)
 void device_finish(Device *device)
 {
     device->backend->finish(device->self);
+}
+
+struct DeviceKept {
+    void *work;
+    OpCounter counter[OP_COUNT]; /* what it stands for */
+};
+
+bool device_keeps(const Device *device)
+{
+    return device->backend->keep_begin && !device->profile;
+}
+
+void device_keep_begin(Device *device)
+{
+    REQUIRE(!device->keeping, "work is being kept already");
+    device->keeping = memory_new(1, sizeof *device->keeping);
+    memcpy(device->keeping->counter, device->counter, sizeof device->counter);
+    device->backend->keep_begin(device->self);
+}
+
+DeviceKept *device_keep_end(Device *device)
+{
+    DeviceKept *kept = device->keeping;
+    REQUIRE(kept, "no work is being kept");
+    kept->work = device->backend->keep_end(device->self);
+    for (int op = 0; op < OP_COUNT; op++) {
+        OpCounter before = kept->counter[op], *now = &device->counter[op];
+        kept->counter[op] =
+            (OpCounter){now->calls - before.calls, now->flops - before.flops, now->bytes - before.bytes};
+        *now = before; /* asked for, not done */
+    }
+    device->keeping = NULL;
+    return kept;
+}
+
+void device_replay(Device *device, const DeviceKept *kept)
+{
+    device->backend->replay(device->self, kept->work);
+    for (int op = 0; op < OP_COUNT; op++) {
+        device->counter[op].calls += kept->counter[op].calls;
+        device->counter[op].flops += kept->counter[op].flops;
+        device->counter[op].bytes += kept->counter[op].bytes;
+    }
+}
+
+void device_forget(Device *device, DeviceKept **kept)
+{
+    if (*kept)
+        device->backend->forget(device->self, (*kept)->work);
+    memory_free(kept);
 }
 
 OpCounter device_total(const Device *device)

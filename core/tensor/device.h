@@ -33,7 +33,13 @@ typedef struct DeviceBackend {
     DeviceEvent (*record)(void *self, DeviceQueue queue);
     void (*wait)(void *self, DeviceQueue queue, DeviceEvent event);
     void (*finish)(void *self); /* until all queues are empty */
+    /* Of a backend that can keep work and do it again (CUDA graphs), else NULL. Between begin and end, work on the compute queue is not done. */
+    void (*keep_begin)(void *self);
+    void *(*keep_end)(void *self);
+    void (*replay)(void *self, void *kept);
+    void (*forget)(void *self, void *kept);
     void (*close)(void *self);
+    int burst;         /* decode steps between two reads of the host (core/model/decode.h) */
     bool computes;     /* false: dry */
     bool bf16;         /* ops take activations in BF16 */
     bool host_visible; /* device memory may be handed to MPI and to file writers as it is */
@@ -50,8 +56,10 @@ typedef struct Device {
     const OpTable *ops;
     int threads;
     DType flow;         /* what flows between the layers of models on this device: F32, or BF16 where backend->bf16 */
+    int burst;          /* as the backend's */
     OpProfile *profile; /* NULL: no clock is read */
     Arena scratch;      /* rewound by every op */
+    struct DeviceKept *keeping; /* between device_keep_begin and _end */
     OpCounter counter[OP_COUNT];
     uint64_t reads, writes; /* host <-> device transfers, for tests that pin them */
     double read_bytes, write_bytes;
@@ -83,6 +91,15 @@ void tensor_zero(Device *device, Tensor tensor);
 DeviceEvent device_record(Device *device, DeviceQueue queue);
 void device_wait(Device *device, DeviceQueue queue, DeviceEvent event);
 void device_finish(Device *device);
+
+/* Work that is asked for once and done as often as wanted, on the same addresses. Where device_keeps() is false there is no such thing (a backend without it, or
+ * profiling, which times op by op). Replays count as the work they stand for. */
+typedef struct DeviceKept DeviceKept;
+bool device_keeps(const Device *device);
+void device_keep_begin(Device *device);
+DeviceKept *device_keep_end(Device *device);
+void device_replay(Device *device, const DeviceKept *kept);
+void device_forget(Device *device, DeviceKept **kept); /* NULL: nothing */
 
 /* Sums over all ops since device_counters_reset(). */
 OpCounter device_total(const Device *device);

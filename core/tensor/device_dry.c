@@ -115,6 +115,7 @@ static const DeviceBackend dry_backend = {
     .wait = dry_wait,
     .finish = dry_finish,
     .close = dry_finish,
+    .burst = 1,
     .computes = false,
     .bf16 = true,
     .host_visible = false,

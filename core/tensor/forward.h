@@ -106,6 +106,15 @@ typedef struct SampleTerms {
 /* logits (rows, vocab stored) -> token (rows) I32, logprob (rows) F32, both written. */
 void sample(Exec *exec, Tensor logits, int64_t vocab, const SampleTerms *terms, Tensor token, Tensor logprob);
 
+/* The end of a decode step on the device (ops.h, decode_next). All I32 but logprob F32; (rows) each, stop any length, step (1), history
+ * (steps, 2, rows) as one array. */
+typedef struct DecodeTerms {
+    Tensor token, logprob;
+    Tensor next, past, index, left;
+    Tensor stop, step, history;
+} DecodeTerms;
+void decode_next(Exec *exec, const DecodeTerms *terms);
+
 /* ---- Flat buffers ---- */
 /* out may be a or b */
 void add(Exec *exec, Tensor out, Tensor a, Tensor b, float scale);

@@ -149,6 +149,35 @@ void sample(Exec *exec, Tensor logits, int64_t vocab, const SampleTerms *terms, 
     device_run(exec->device, OP_sample, &args);
 }
 
+void decode_next(Exec *exec, const DecodeTerms *terms)
+{
+    int64_t rows = tensor_count(terms->token), history = tensor_count(terms->history);
+    check(terms->token, "drawn token", DTYPE_I32, rows);
+    check(terms->logprob, "drawn logprob", DTYPE_F32, rows);
+    check(terms->next, "next token", DTYPE_I32, rows);
+    check(terms->past, "past", DTYPE_I32, rows);
+    check(terms->index, "index of the draw", DTYPE_I32, rows);
+    check(terms->left, "draws left", DTYPE_I32, rows);
+    check(terms->stop, "stop tokens", DTYPE_I32, -1);
+    check(terms->step, "step of the burst", DTYPE_I32, 1);
+    check(terms->history, "history of draws", DTYPE_I32, history);
+    REQUIRE(rows > 0 && history % (2 * rows) == 0, "a history of %lld for %lld rows", (long long)history,
+            (long long)rows);
+    DecodeNextArgs args = {.token = terms->token.data,
+                           .logprob = terms->logprob.data,
+                           .next = terms->next.data,
+                           .past = terms->past.data,
+                           .index = terms->index.data,
+                           .left = terms->left.data,
+                           .stop = terms->stop.data,
+                           .step = terms->step.data,
+                           .history = terms->history.data,
+                           .rows = rows,
+                           .stops = tensor_count(terms->stop),
+                           .steps_max = history / (2 * rows)};
+    device_run(exec->device, OP_decode_next, &args);
+}
+
 /* ---- Flat buffers ---- */
 
 void add(Exec *exec, Tensor out, Tensor a, Tensor b, float scale)

@@ -50,7 +50,8 @@
     OP(sum_squares, SumSquares)         /* one double per fixed block                                            */    \
     OP(clip_scale, ClipScale)           /* gradient norm and the factor that clips it                            */    \
     OP(adamw, AdamW)                    /* decoupled weight decay, fp32 moments, one pass                        */    \
-    OP(sample, Sample)                  /* next token of each row of logits                                      */
+    OP(sample, Sample)                  /* next token of each row of logits                                      */    \
+    OP(decode_next, DecodeNext)         /* what was drawn becomes the next input; who has ended stays            */
 
 typedef struct FillArgs {
     float *x;
@@ -381,6 +382,19 @@ typedef struct SampleArgs {
     int32_t *token;             /* (rows) */
     float *logprob;             /* (rows) */
 } SampleArgs;
+
+/* One decode step's end, on the device alone. For a row with left > 0: its draw goes to history[*step] and becomes `next`, past and index rise by one,
+ * left falls by one, and to 0 where the draw is a stop token or -1. A row with left 0 stays, and leaves -2. Then *step rises by one. */
+typedef struct DecodeNextArgs {
+    const int32_t *token;  /* (rows) as drawn */
+    const float *logprob;  /* (rows) */
+    int32_t *next, *past;  /* (rows) */
+    int32_t *index, *left; /* (rows) */
+    const int32_t *stop;   /* (stops) */
+    int32_t *step;         /* (1) */
+    int32_t *history;      /* (steps_max, 2, rows): tokens, then the bits of their log-probs */
+    int64_t rows, stops, steps_max;
+} DecodeNextArgs;
 
 typedef enum OpKind {
 #define OP_ENUM(name, Stem) OP_##name,

@@ -124,6 +124,7 @@ static const DeviceBackend backend = {.name = "cpu",
                                       .wait = cpu_wait,
                                       .finish = cpu_finish,
                                       .close = cpu_close,
+                                      .burst = 1,
                                       .computes = true,
                                       .host_visible = true};
 

@@ -57,7 +57,8 @@
     void cpu_sum_squares_##isa(Device *device, const SumSquaresArgs *args);                                            \
     void cpu_clip_scale_##isa(Device *device, const ClipScaleArgs *args);                                              \
     void cpu_adamw_##isa(Device *device, const AdamWArgs *args);                                                       \
-    void cpu_sample_##isa(Device *device, const SampleArgs *args);
+    void cpu_sample_##isa(Device *device, const SampleArgs *args);                                                     \
+    void cpu_decode_next_##isa(Device *device, const DecodeNextArgs *args);
 ISA_LIST(KERNEL_PROTOTYPES)
 #undef KERNEL_PROTOTYPES
 

@@ -16,6 +16,8 @@ enum {
     STAGING_BYTES = 4 << 20, /* each half */
     MARKS = 256,             /* ops that may be under way and still have names */
     EVENTS = 64,
+    BURST =
+        16, /* decode steps between reads: a read costs some tens of microseconds, a wasted row a 16th of a step at most */
     RANGES_MAX = 64,
     OLDEST_COMPUTE = 80, /* sm_80: bf16 mma.sync, cp.async */
 };
@@ -57,6 +59,7 @@ struct Cuda {
     Mark mark[MARKS];
     uint64_t marks; /* ops asked for */
     Range range[RANGES_MAX];
+    bool keeping; /* what is asked for becomes a graph */
 };
 
 /* The device of this process, for messages about calls that no Device is at hand for. */
@@ -131,6 +134,8 @@ static void op_done(Device *device, OpKind op)
     if (!device->backend->computes)
         return;
     Cuda *cuda = cuda_of(device);
+    if (cuda->keeping)
+        return;
     Mark *mark = &cuda->mark[cuda->marks++ % MARKS];
     mark->op = op;
     CUDA(cudaEventRecord(mark->event, cuda->stream[QUEUE_COMPUTE]));
@@ -298,6 +303,38 @@ static void cuda_finish(void *self)
         CUDA(cudaStreamSynchronize(stream));
 }
 
+/* --- Work that is kept: a graph of what the compute queue was asked for --- */
+
+static void cuda_keep_begin(void *self)
+{
+    Cuda *cuda = (Cuda *)self;
+    cuda->keeping = true;
+    CUDA(cudaStreamBeginCapture(cuda->stream[QUEUE_COMPUTE], cudaStreamCaptureModeThreadLocal));
+}
+
+static void *cuda_keep_end(void *self)
+{
+    Cuda *cuda = (Cuda *)self;
+    cudaGraph_t graph;
+    cudaGraphExec_t kept;
+    CUDA(cudaStreamEndCapture(cuda->stream[QUEUE_COMPUTE], &graph));
+    CUDA(cudaGraphInstantiate(&kept, graph, 0));
+    CUDA(cudaGraphDestroy(graph));
+    cuda->keeping = false;
+    return kept;
+}
+
+static void cuda_replay(void *self, void *kept)
+{
+    CUDA(cudaGraphLaunch((cudaGraphExec_t)kept, ((Cuda *)self)->stream[QUEUE_COMPUTE]));
+}
+
+static void cuda_forget(void *self, void *kept)
+{
+    CUDA(cudaStreamSynchronize(((Cuda *)self)->stream[QUEUE_COMPUTE]));
+    CUDA(cudaGraphExecDestroy((cudaGraphExec_t)kept));
+}
+
 static const char *cuda_describe(void *self)
 {
     return ((Cuda *)self)->description;
@@ -338,7 +375,12 @@ static const DeviceBackend backend = {
     .record = cuda_record,
     .wait = cuda_wait,
     .finish = cuda_finish,
+    .keep_begin = cuda_keep_begin,
+    .keep_end = cuda_keep_end,
+    .replay = cuda_replay,
+    .forget = cuda_forget,
     .close = cuda_close,
+    .burst = BURST,
     .computes = true,
     .bf16 = true,
     .host_visible = false,
@@ -428,6 +470,7 @@ Status device_open_cuda_dry(Device *device, const CudaOptions *options)
     TRY(device_open_dry(device));
     device->ops = &ops;
     device->threads = options->threads;
+    device->burst = BURST;
     return status_ok();
 }
 
