@@ -2,23 +2,30 @@
 #include "tests/cuda_on_cpu/stream.h"
 
 #include <cuda_runtime_api.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "tests/cuda_on_cpu/block.h"
 #include "tests/cuda_on_cpu/device_memory.h"
+
+using cuda_on_cpu::StreamPoll;
 
 /* The toolkit leaves these types open. */
 struct CUstream_st {
     struct Work {
         const char *name;
         std::function<void()> run;
-        std::shared_ptr<struct Mark> records, awaits; /* at most one of them, in place of run */
+        std::function<StreamPoll()> begin;            /* or this, */
+        std::shared_ptr<struct Mark> records, awaits; /* or one of these */
+        StreamPoll poll;                              /* what begin() returned */
     };
     std::deque<Work> queue;
     CUgraph_st *capture;
@@ -73,45 +80,103 @@ void fail_after(int count, cudaError_t error)
     failing_with = error;
 }
 
-static void advance(Stream *stream, const Mark *until);
+/* DONE: go on with the next. LATER: it is not in this process's hands. */
+enum Outcome { DONE, LATER };
+enum Patience { AT_ONCE, AS_LONG_AS_IT_TAKES };
 
-static void run(Stream::Work &work)
+static Outcome advance(Stream *stream, const Mark *until, Patience patience);
+
+/* A device that is to fail does so before the piece of work whose turn it is. */
+static bool fails_now(void)
+{
+    if (failing_in == 0)
+        error_set(failing_with);
+    else
+        failing_in -= failing_in > 0;
+    return error_is_sticky(error_now());
+}
+
+static Outcome run(Stream::Work &work, Patience patience)
 {
     if (error_is_sticky(error_now()))
-        return; /* a device that has failed does nothing more */
+        return DONE; /* a device that has failed does nothing more */
     if (work.awaits) {
-        if (!work.awaits->done)
-            advance(work.awaits->stream, work.awaits.get());
+        if (!work.awaits->done && advance(work.awaits->stream, work.awaits.get(), patience) == LATER)
+            return LATER;
         if (!work.awaits->done)
             defect("a stream waits for an event that can never come: two streams wait for each other");
-        return;
+        return DONE;
     }
     if (work.records) {
         work.records->done = true;
-        return;
+        return DONE;
     }
-    if (failing_in == 0) {
-        error_set(failing_with);
-        return;
+    if (work.begin) {
+        if (!work.poll) {
+            if (fails_now())
+                return DONE;
+            work.poll = work.begin();
+        }
+        if (!work.poll())
+            return LATER;
+    } else {
+        if (fails_now())
+            return DONE;
+        work.run();
     }
-    failing_in -= failing_in > 0;
-    work.run();
     last_done = work.name;
+    return DONE;
 }
 
-/* Work of a stream in order, all of it or up to a recording. */
-static void advance(Stream *stream, const Mark *until)
+static double seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* Called again and again while others keep the first piece of `stream` waiting. They may themselves wait for what another of our streams has not begun:
+ * on a device all streams go on, so after a while they do here. */
+static void wait_a_little(const Stream *stream, double since)
+{
+    static const double patience = [] {
+        const char *text = getenv("CUDA_ON_CPU_PATIENCE");
+        return text ? atof(text) : 60.0;
+    }();
+    double waited = seconds_now() - since;
+    if (waited > patience)
+        defect("%s has been waited for for %.0f s: its peers do not come", stream->queue.front().name, waited);
+    if (waited > 0.2)
+        for (Stream *other : streams)
+            advance(other, NULL, AT_ONCE);
+    usleep(waited < 0.001 ? 0 : 50);
+}
+
+/* Work of a stream in order, all of it or up to a recording. LATER: not there yet. */
+static Outcome advance(Stream *stream, const Mark *until, Patience patience)
 {
     if (stream->running)
-        return;
+        return patience == AT_ONCE ? LATER : DONE;
     stream->running = true;
-    DeviceMemoryOpen open; /* once for all of it: opening is a system call */
-    while (!stream->queue.empty() && !(until && until->done)) {
-        Stream::Work work = std::move(stream->queue.front());
-        stream->queue.pop_front();
-        run(work);
+    std::optional<DeviceMemoryOpen> open; /* once for all of it: opening is a system call */
+    Outcome outcome = DONE;
+    for (double since = 0.0; !stream->queue.empty() && !(until && until->done);) {
+        Stream::Work &work = stream->queue.front();
+        if (!open && !work.awaits && !work.records)
+            open.emplace();
+        outcome = run(work, patience);
+        if (outcome == DONE) {
+            stream->queue.pop_front();
+            since = 0.0;
+            continue;
+        }
+        if (patience == AT_ONCE)
+            break;
+        since = since ? since : seconds_now();
+        wait_a_little(stream, since);
     }
     stream->running = false;
+    return outcome;
 }
 
 static Stream *stream_of(cudaStream_t stream)
@@ -136,15 +201,20 @@ static void add(cudaStream_t handle, Stream::Work work)
     if (stream == &legacy)
         streams_finish();
     else
-        advance(&legacy, NULL);
+        advance(&legacy, NULL, AS_LONG_AS_IT_TAKES);
     stream->queue.push_back(std::move(work));
     if (!latest())
-        advance(stream, NULL);
+        advance(stream, NULL, AT_ONCE);
 }
 
 void stream_add(cudaStream_t stream, const char *name, std::function<void()> work)
 {
-    add(stream, {name, std::move(work), nullptr, nullptr});
+    add(stream, {name, std::move(work), nullptr, nullptr, nullptr, nullptr});
+}
+
+void stream_add_polled(cudaStream_t stream, const char *name, std::function<StreamPoll()> begin)
+{
+    add(stream, {name, nullptr, std::move(begin), nullptr, nullptr, nullptr});
 }
 
 void stream_finish(cudaStream_t handle)
@@ -153,14 +223,14 @@ void stream_finish(cudaStream_t handle)
     Stream *stream = stream_of(handle);
     if (stream->capture)
         defect("a stream is waited for while it is being captured");
-    advance(stream, NULL);
+    advance(stream, NULL, AS_LONG_AS_IT_TAKES);
 }
 
 void streams_finish(void)
 {
     std::lock_guard<std::recursive_mutex> lock(mutex);
     for (Stream *stream : streams)
-        advance(stream, NULL);
+        advance(stream, NULL, AS_LONG_AS_IT_TAKES);
 }
 
 bool stream_is_capturing(cudaStream_t stream)
@@ -240,17 +310,25 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
     return error_now();
 }
 
-/* Asking moves work on a little, or a program that polls would never end. */
+/* Asking moves work on by one piece, or a program that polls would never end. */
+static void advance_one(Stream *stream)
+{
+    if (stream->running || stream->queue.empty())
+        return;
+    stream->running = true;
+    if (run(stream->queue.front(), AT_ONCE) == DONE)
+        stream->queue.pop_front();
+    stream->running = false;
+}
+
 cudaError_t cudaStreamQuery(cudaStream_t handle)
 {
     LOCK;
     UNLESS_FAILED;
-    CUstream_st *stream = stream_of(handle);
+    Stream *stream = stream_of(handle);
     if (stream->queue.empty())
         return cudaSuccess;
-    CUstream_st::Work work = std::move(stream->queue.front());
-    stream->queue.pop_front();
-    run(work);
+    advance_one(stream);
     UNLESS_FAILED;
     return cudaErrorNotReady;
 }
@@ -288,7 +366,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     UNLESS_FAILED;
     std::shared_ptr<Mark> mark = std::make_shared<Mark>(Mark{stream_of(stream), false});
     event->mark = mark;
-    add(stream, {"event", nullptr, mark, nullptr});
+    add(stream, {"event", nullptr, nullptr, mark, nullptr, nullptr});
     return cudaSuccess;
 }
 
@@ -298,7 +376,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     (void)flags;
     UNLESS_FAILED;
     if (event->mark) /* the recording there is now, whatever is recorded later */
-        add(stream, {"wait", nullptr, nullptr, event->mark});
+        add(stream, {"wait", nullptr, nullptr, nullptr, event->mark, nullptr});
     return cudaSuccess;
 }
 
@@ -306,7 +384,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     LOCK;
     if (event->mark && !event->mark->done)
-        advance(event->mark->stream, event->mark.get());
+        advance(event->mark->stream, event->mark.get(), AS_LONG_AS_IT_TAKES);
     return error_now();
 }
 
@@ -314,7 +392,11 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
 {
     LOCK;
     UNLESS_FAILED;
-    return !event->mark || event->mark->done ? cudaSuccess : cudaErrorNotReady;
+    if (!event->mark || event->mark->done)
+        return cudaSuccess;
+    advance_one(event->mark->stream);
+    UNLESS_FAILED;
+    return cudaErrorNotReady;
 }
 
 /* No clock: nothing here takes the time that it takes on a GPU. */

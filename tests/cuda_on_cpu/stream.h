@@ -16,6 +16,10 @@ namespace cuda_on_cpu
 
 /* Add work to a stream (0: the legacy stream), or to the graph that the stream is being captured into. `name` must live for ever. */
 void stream_add(cudaStream_t stream, const char *name, std::function<void()> work);
+/* Work that others have a part in. When the stream comes to it, begin() starts it and returns what tells, asked again and again, whether it is done.
+ * Nothing behind it in its stream happens before; the host goes on. Who waits for longer than CUDA_ON_CPU_PATIENCE seconds (60) is told so. */
+typedef std::function<bool()> StreamPoll;
+void stream_add_polled(cudaStream_t stream, const char *name, std::function<StreamPoll()> begin);
 /* Do everything that was added to one stream, or to all of them. */
 void stream_finish(cudaStream_t stream);
 void streams_finish(void);
