@@ -1,4 +1,4 @@
-/* mma.h -- the tensor cores' instructions and asynchronous copies, one PTX instruction each; sm_80 and up.
+/* mma.h -- the tensor cores' instructions, asynchronous copies, the plain power of two: one PTX instruction each; sm_80 and up.
  *
  * Rules: every wrapper of a warp's instruction is reached by all 32 lanes together. Under the emulation each is a warp collective with the fragment
  *        layouts of the PTX ISA ("Matrix fragments for mma.m16n8k16"), so the tensor-core path itself is executed:
@@ -80,9 +80,22 @@ template <int newest> __device__ static inline void cp_async_wait()
     asm volatile("cp.async.wait_group %0;" ::"n"(newest) : "memory");
 }
 
+/* 2^x within 2 ulp; what would be smaller than the least normal number is 0. exp2f() spends three instructions more on those. */
+__device__ static inline float exp2_approx(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 #else
 
 #include <tensor_core.h>
+
+static inline float exp2_approx(float x)
+{
+    return exp2f(x);
+}
 
 using cuda_on_cpu::cp_async_16;
 using cuda_on_cpu::cp_async_commit;
