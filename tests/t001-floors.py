@@ -88,7 +88,7 @@ def check(root, files):
     yield from check_edges(edges)
     permitted = {tuple(words) for _, words in edges}
     for name in files:
-        if not name.endswith((".c", ".h", ".cu", ".cuh")):
+        if not name.endswith((".c", ".cc", ".h", ".cu", ".cuh")):
             continue
         if room_of(name) is None:
             yield f"{name}: stands in no room"

@@ -8,7 +8,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "support"))
 import lint
 
 LINES_MAX = 800
-TEST_NAME = re.compile(r"tests/(t[0-9]{3})-[a-z0-9-]+\.(c|py|sh)$")
+TEST_NAME = re.compile(r"tests/(t[0-9]{3})-[a-z0-9-]+\.(c|cc|py|sh)$")
 
 
 def first_line_is_good(name, lines):

@@ -48,7 +48,7 @@ def main():
             sys.exit("FAIL: self-test: an unformatted file went through")
     if "--self-test" in sys.argv[1:]:
         return
-    names = [name for name in lint.tree_files(root) if name.endswith((".c", ".h", ".cu", ".cuh"))]
+    names = [name for name in lint.tree_files(root) if name.endswith((".c", ".cc", ".h", ".cu", ".cuh"))]
     bad = [name for name in names if not is_formatted(program, root, [name])]
     for name in bad:
         print(f"FAIL: {name}: run {program} -i on it")

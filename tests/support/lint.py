@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 
-SOURCE_SUFFIXES = (".c", ".h", ".cu", ".cuh", ".py", ".sh")
+SOURCE_SUFFIXES = (".c", ".cc", ".h", ".cu", ".cuh", ".py", ".sh")
 
 
 def tree_files(root):

@@ -1,4 +1,4 @@
-/* t293 -- the emulation counts sectors of device memory and passes over the banks of shared memory as they are by arithmetic. */
+/* t273 -- the emulation counts sectors of device memory and passes over the banks of shared memory as they are by arithmetic. */
 #include <cstdio>
 #include <cstdlib>
 

@@ -1,5 +1,5 @@
 //TEST labels=mpi ranks=2,4
-/* t295 -- the emulation's NCCL moves and adds what it should, in the order of its streams; a silent peer and an error are seen, and an abort ends them.
+/* t275 -- the emulation's NCCL moves and adds what it should, in the order of its streams; a silent peer and an error are seen, and an abort ends them.
  * With 2 ranks work is done at once, with 4 at the latest moment that is allowed. */
 #include <unistd.h>
 

@@ -1,4 +1,4 @@
-/* t292 -- the emulation's tensor core multiplies what a plain loop multiplies, with the fragments that the PTX ISA documents; copies land at their wait;
+/* t272 -- the emulation's tensor core multiplies what a plain loop multiplies, with the fragments that the PTX ISA documents; copies land at their wait;
  * a wrong layout, address or wait is found. */
 #include <cmath>
 #include <vector>
@@ -21,7 +21,7 @@ enum Wrong {
     NO_WAIT,
     NO_COMMIT,
     WAIT_TOO_FEW,
-   
+
     HALF_WARP
 };
 

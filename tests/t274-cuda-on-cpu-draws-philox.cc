@@ -1,4 +1,4 @@
-/* t294 -- cuRAND's own device code, run by the emulation, draws the words that core/base/rng draws, bit for bit. */
+/* t274 -- cuRAND's own device code, run by the emulation, draws the words that core/base/rng draws, bit for bit. */
 #include <cstdio>
 #include <cstdlib>
 

@@ -1,4 +1,4 @@
-/* t291 -- the emulation's cuBLAS multiplies what a plain loop multiplies, memory grows behind reserved addresses, and misuse of either is found. */
+/* t271 -- the emulation's cuBLAS multiplies what a plain loop multiplies, memory grows behind reserved addresses, and misuse of either is found. */
 #include <cublas_v2.h>
 #include <cuda.h>
 

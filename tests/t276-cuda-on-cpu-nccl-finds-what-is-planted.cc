@@ -1,5 +1,5 @@
 //TEST labels=mpi processors=2
-/* t296 -- the emulation's NCCL finds what is planted: ranks that disagree, buffers that are none, waits that are missing or never end.
+/* t276 -- the emulation's NCCL finds what is planted: ranks that disagree, buffers that are none, waits that are missing or never end.
  * Each case runs on two ranks of its own, in one mode of streams or both; it is found by a report, or by a wrong result. */
 #include <cstdio>
 #include <cstdlib>
