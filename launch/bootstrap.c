@@ -60,6 +60,7 @@ static void count_cores_of_node(Bootstrap *bootstrap)
     MPI_Comm node;
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
     MPI_Comm_size(node, &bootstrap->node_ranks);
+    MPI_Comm_rank(node, &bootstrap->node_rank);
     cpu_set_t mine = own_cores(), *all = memory_new((size_t)bootstrap->node_ranks, sizeof *all);
     MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all, sizeof mine, MPI_BYTE, node);
     int cores = share_cores(&mine, all, bootstrap->node_ranks);

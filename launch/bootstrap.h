@@ -16,6 +16,7 @@ typedef struct Bootstrap {
     Comm *comm; /* owned; closed by bootstrap_close */
     bool uses_mpi;
     int node_ranks; /* ranks on this machine, this one included */
+    int node_rank;  /* which of them this one is */
     int cores_auto; /* what `threads: auto` comes to */
 } Bootstrap;
 

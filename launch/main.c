@@ -7,7 +7,6 @@
 
 #include "core/base/log.h"
 #include "core/base/text.h"
-#include "kernels/cpu/device_cpu.h"
 #include "launch/environment.h"
 #include "launch/verbs.h"
 #include "stages/stage.h"
@@ -28,7 +27,7 @@ static const Verb verbs[] = {
      verb_plan, false},
     {"score",
      "score --model RM.h5 [FILE.jsonl|-] [--out FILE|-] [--normalise] [--template NAME] [--no-eos] [--max-length N] "
-     "[--unit-tokens N] [--threads N]",
+     "[--unit-tokens N] [--device D] [--threads N]",
      "Rewards of responses, line by line: prompt/response, messages, K responses, or chosen/rejected.", verb_score,
      true},
     {"eval",
@@ -38,7 +37,7 @@ static const Verb verbs[] = {
      "       eval winrate --model A --against B --prompts FILE --judge [NAME=]J... [--out FILE] [--summary FILE] ...\n"
      "       eval sample --model A [--against B] --prompts FILE [--label A] [--against-label B] ...\n"
      "       ... [--limit N] [--max-new N] [--prompt-tokens N] [--temperature T] [--seed S] [--template NAME] "
-     "[--ignore-eos]; each takes [--threads N]",
+     "[--ignore-eos]; each takes [--device auto|cpu|cuda] [--threads N]",
      "Perplexity of texts; a reward model's accuracy on pairs; who wins before judges (a reward model's file, demo, "
      "words:FILE, match, length:N, each with NAME= in front if wished); answers side by side.",
      verb_eval, true},
@@ -46,7 +45,8 @@ static const Verb verbs[] = {
      "An experiment on one page. With a need that is not met, fails.", verb_report, false},
     {"generate",
      "generate --model M [--prompt TEXT | --file FILE.jsonl | < FILE] [--max-new N] [--temperature T] [--top-k K] "
-     "[--top-p P] [--seed S] [--n N] [--stop TEXT]... [--template NAME] [--slots N] [--threads N]",
+     "[--top-p P] [--seed S] [--n N] [--stop TEXT]... [--template NAME] [--slots N] [--device auto|cpu|cuda] "
+     "[--threads N]",
      "Text from a model. Temperature 0 takes the most probable token.", verb_generate, true},
     {"inspect", "inspect FILE.h5 [--digest[=parameters]]",
      "What a file holds: shapes, digests, parents, configuration.", verb_inspect, false},
@@ -110,8 +110,9 @@ static Status verb_version(Launch *launch, int argc, char **argv)
 {
     (void)argc;
     (void)argv;
-    TRY(launch_device(launch, CONFIG_AUTO));
-    printf("tercet %s (%s, %s)\n%s\n", TERCET_VERSION, TERCET_REVISION, TERCET_BUILD, device_describe(&launch->device));
+    TRY(launch_device(launch, &(DeviceWish){.device = "cpu", .threads = CONFIG_AUTO}));
+    printf("tercet %s (%s, %s)\n%s\n%s\n", TERCET_VERSION, TERCET_REVISION, TERCET_BUILD,
+           device_describe(&launch->device), devices_cuda_line());
     return status_ok();
 }
 
@@ -124,13 +125,12 @@ Status launch_comm(Launch *launch)
     return status_ok();
 }
 
-Status launch_device(Launch *launch, int64_t threads)
+Status launch_device(Launch *launch, const DeviceWish *wish)
 {
     TRY(launch_comm(launch));
     if (launch->device_opened)
         return status_ok();
-    int count = bootstrap_set_threads(&launch->bootstrap, threads);
-    TRY(comm_agree(launch->bootstrap.comm, device_open_cpu(&launch->device, count, environment_get(ENVIRONMENT_ISA))));
+    TRY(devices_open(&launch->bootstrap, wish, &launch->device));
     launch->device_opened = true;
     return status_ok();
 }

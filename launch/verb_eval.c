@@ -37,16 +37,13 @@ static Status need_option(const char *verb, const char *name, const char *value)
 static Status eval_perplexity(Launch *launch, int argc, char **argv)
 {
     PerplexityOptions options = {.input = "-", .unit_tokens = 4096};
-    int64_t threads = CONFIG_AUTO;
+    DeviceWish wish = {.threads = CONFIG_AUTO};
     bool tokens = false;
     const Option table[] = {
-        {"--model", OPTION_STRING, &options.model},
-        {"--tokens", OPTION_FLAG, &tokens},
-        {"--out", OPTION_STRING, &options.output},
-        {"--eos", OPTION_FLAG, &options.eos},
-        {"--threads", OPTION_INT, &threads},
-        {"--unit-tokens", OPTION_INT, &options.unit_tokens},
-        {NULL, OPTION_FLAG, NULL},
+        {"--model", OPTION_STRING, &options.model},          {"--tokens", OPTION_FLAG, &tokens},
+        {"--out", OPTION_STRING, &options.output},           {"--eos", OPTION_FLAG, &options.eos},
+        {"--device", OPTION_STRING, &wish.device},           {"--threads", OPTION_INT, &wish.threads},
+        {"--unit-tokens", OPTION_INT, &options.unit_tokens}, {NULL, OPTION_FLAG, NULL},
     };
     const char *words[1];
     int count = 0;
@@ -58,7 +55,7 @@ static Status eval_perplexity(Launch *launch, int argc, char **argv)
         options.input = words[0];
     if (tokens && !options.output)
         options.output = "-";
-    TRY(launch_device(launch, threads));
+    TRY(launch_device(launch, &wish));
     PerplexityReport report;
     Text text = {0};
     TRY(perplexity_run(launch->bootstrap.comm, &launch->device, &options, &report));
@@ -71,7 +68,7 @@ static Status eval_preference(Launch *launch, int argc, char **argv)
 {
     ScoreOptions options = {.input = "-", .unit_tokens = 4096};
     TrainedWithOptions with = {.section = "rm", .max_length = CONFIG_AUTO};
-    int64_t threads = CONFIG_AUTO;
+    DeviceWish wish = {.threads = CONFIG_AUTO};
     const Option table[] = {
         {"--model", OPTION_STRING, &options.model},
         {"--out", OPTION_STRING, &options.output},
@@ -79,7 +76,8 @@ static Status eval_preference(Launch *launch, int argc, char **argv)
         {"--no-eos", OPTION_FLAG, &with.no_eos},
         {"--max-length", OPTION_INT, &with.max_length},
         {"--unit-tokens", OPTION_INT, &options.unit_tokens},
-        {"--threads", OPTION_INT, &threads},
+        {"--device", OPTION_STRING, &wish.device},
+        {"--threads", OPTION_INT, &wish.threads},
         {NULL, OPTION_FLAG, NULL},
     };
     const char *words[1];
@@ -90,7 +88,7 @@ static Status eval_preference(Launch *launch, int argc, char **argv)
         return status_error(STATUS_USAGE, "--unit-tokens: expected a number from 1");
     if (count)
         options.input = words[0];
-    TRY(launch_device(launch, threads));
+    TRY(launch_device(launch, &wish));
     TrainedWith trained;
     TRY(comm_agree(launch->bootstrap.comm, trained_with(options.model, &with, &trained)));
     options.template = trained.template;
@@ -107,7 +105,8 @@ static Status eval_preference(Launch *launch, int argc, char **argv)
 /* Words that winrate and sample share. What is not given is what the model was trained with. */
 typedef struct AnswerWords {
     TrainedWithOptions with;
-    int64_t max_new, prompt_tokens, seed, limit, threads;
+    int64_t max_new, prompt_tokens, seed, limit;
+    DeviceWish wish;
     double temperature;
     bool ignore_end;
 } AnswerWords;
@@ -132,15 +131,16 @@ static Status answer_options(const AnswerWords *words, AnswerOptions *options)
     (AnswerWords)                                                                                                      \
     {                                                                                                                  \
         .with = {.section = "ppo", .max_length = CONFIG_AUTO}, .max_new = CONFIG_AUTO, .prompt_tokens = CONFIG_AUTO,   \
-        .threads = CONFIG_AUTO, .temperature = -1                                                                      \
+        .wish = {.threads = CONFIG_AUTO}, .temperature = -1                                                            \
     }
 #define ANSWER_OPTIONS(words)                                                                                          \
     {"--template", OPTION_STRING, &(words).with.template_name}, {"--max-new", OPTION_INT, &(words).max_new},           \
         {"--prompt-tokens", OPTION_INT, &(words).prompt_tokens},                                                       \
         {"--temperature", OPTION_FLOAT, &(words).temperature}, {"--seed", OPTION_INT, &(words).seed},                  \
         {"--limit", OPTION_INT, &(words).limit}, {"--ignore-eos", OPTION_FLAG, &(words).ignore_end},                   \
+        {"--device", OPTION_STRING, &(words).wish.device},                                                             \
     {                                                                                                                  \
-        "--threads", OPTION_INT, &(words).threads                                                                      \
+        "--threads", OPTION_INT, &(words).wish.threads                                                                 \
     }
 
 static Status eval_winrate(Launch *launch, int argc, char **argv)
@@ -167,7 +167,7 @@ static Status eval_winrate(Launch *launch, int argc, char **argv)
     options.judges = judges.items;
     options.judges_count = judges.count;
     options.limit = words.limit;
-    TRY(launch_device(launch, words.threads));
+    TRY(launch_device(launch, &words.wish));
     TRY(comm_agree(launch->bootstrap.comm, answer_options(&words, &options.answers)));
     WinrateReport report;
     Text text = {0};
@@ -197,7 +197,7 @@ static Status eval_sample(Launch *launch, int argc, char **argv)
     TRY(need_option("sample", "--model", options.answers.model));
     TRY(need_option("sample", "--prompts", options.prompts));
     options.limit = words.limit;
-    TRY(launch_device(launch, words.threads));
+    TRY(launch_device(launch, &words.wish));
     TRY(comm_agree(launch->bootstrap.comm, answer_options(&words, &options.answers)));
     Text text = {0};
     Status status = sample_run(launch->bootstrap.comm, &launch->device, &options, &text);

@@ -23,7 +23,8 @@ typedef struct GenerateVerb {
     const char *model_path, *prompt, *file;
     TrainedWithOptions with;
     int64_t max_new; /* CONFIG_AUTO: auto_new, or what fits behind the longest prompt of a batch */
-    int64_t auto_new, top_k, seed, n, slots, threads;
+    int64_t auto_new, top_k, seed, n, slots;
+    DeviceWish wish;
     double temperature, top_p;
     OptionStrings stop;
     Model model;
@@ -306,15 +307,23 @@ Status verb_generate(Launch *launch, int argc, char **argv)
                          .slots = 32,
                          .temperature = 0.7,
                          .top_p = 1,
-                         .threads = CONFIG_AUTO};
+                         .wish = {.threads = CONFIG_AUTO}};
     const Option options[] = {
-        {"--model", OPTION_STRING, &verb.model_path}, {"--prompt", OPTION_STRING, &verb.prompt},
-        {"--file", OPTION_STRING, &verb.file},        {"--template", OPTION_STRING, &verb.with.template_name},
-        {"--max-new", OPTION_INT, &verb.max_new},     {"--temperature", OPTION_FLOAT, &verb.temperature},
-        {"--top-k", OPTION_INT, &verb.top_k},         {"--top-p", OPTION_FLOAT, &verb.top_p},
-        {"--seed", OPTION_INT, &verb.seed},           {"--n", OPTION_INT, &verb.n},
-        {"--slots", OPTION_INT, &verb.slots},         {"--stop", OPTION_STRINGS, &verb.stop},
-        {"--threads", OPTION_INT, &verb.threads},     {NULL, OPTION_FLAG, NULL},
+        {"--model", OPTION_STRING, &verb.model_path},
+        {"--prompt", OPTION_STRING, &verb.prompt},
+        {"--file", OPTION_STRING, &verb.file},
+        {"--template", OPTION_STRING, &verb.with.template_name},
+        {"--max-new", OPTION_INT, &verb.max_new},
+        {"--temperature", OPTION_FLOAT, &verb.temperature},
+        {"--top-k", OPTION_INT, &verb.top_k},
+        {"--top-p", OPTION_FLOAT, &verb.top_p},
+        {"--seed", OPTION_INT, &verb.seed},
+        {"--n", OPTION_INT, &verb.n},
+        {"--slots", OPTION_INT, &verb.slots},
+        {"--stop", OPTION_STRINGS, &verb.stop},
+        {"--threads", OPTION_INT, &verb.wish.threads},
+        {"--device", OPTION_STRING, &verb.wish.device},
+        {NULL, OPTION_FLAG, NULL},
     };
     const char *words[1];
     int count = 0;
@@ -323,7 +332,7 @@ Status verb_generate(Launch *launch, int argc, char **argv)
     Prompts prompts = {0};
     Status status = prompts_read(&verb, &prompts);
     if (!status_failed(status))
-        status = launch_device(launch, verb.threads);
+        status = launch_device(launch, &verb.wish);
     if (!status_failed(status) && comm_size(launch->bootstrap.comm) != 1)
         status = status_error(STATUS_USAGE, "generate runs as one process");
     bool has_head = false;

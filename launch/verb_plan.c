@@ -1,14 +1,13 @@
 /* verb_plan.c -- `tercet plan`: how many bytes each rank of an experiment will need, before anything is allocated. */
 #include <stdio.h>
-#include <unistd.h>
 
 #include "core/base/text.h"
-#include "kernels/cpu/device_cpu.h"
+#include "launch/devices.h"
 #include "launch/environment.h"
 #include "launch/verbs.h"
 #include "stages/stage.h"
 
-static void print_plan(const StageMemory memory[STAGES], const bool planned[STAGES], Text *text)
+static void print_plan(const StageMemory memory[STAGES], const bool planned[STAGES], const DevicePlan *plan, Text *text)
 {
     int worst = -1;
     for (int i = 0; i < STAGES; i++) {
@@ -23,26 +22,19 @@ static void print_plan(const StageMemory memory[STAGES], const bool planned[STAG
     if (worst < 0)
         return;
     const char *phase = "";
-    size_t most = stage_memory_most(&memory[worst], &phase), node = most * (size_t)memory[worst].ranks;
-    size_t machine = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    const bool gpu = plan->beside > 0;
+    const int sharers = gpu ? 1 : memory[worst].ranks; /* a GPU has one rank */
+    size_t most = stage_memory_most(&memory[worst], &phase), node = most * (size_t)sharers;
     text_printf(text, "most of all: %s in %s, %s a rank", stage_rows[worst].name, phase, text_bytes((double)most));
-    if (memory[worst].ranks > 1)
-        text_printf(text, ", %s where all %d ranks share a node", text_bytes((double)node), memory[worst].ranks);
-    text_printf(text, "; this machine has %s%s\n", text_bytes((double)machine),
-                node > machine ? ", which is not enough for all ranks" : "");
+    if (sharers > 1)
+        text_printf(text, ", %s where all %d ranks share a node", text_bytes((double)node), sharers);
+    if (gpu && plan->memory_bytes == 0)
+        text_printf(text, "; this machine has no GPU\n");
+    else
+        text_printf(text, "; %s has %s%s%s\n", gpu ? "a GPU here" : "this machine",
+                    text_bytes((double)plan->memory_bytes), node > plan->memory_bytes ? ", which is not enough" : "",
+                    node > plan->memory_bytes && !gpu ? " for all ranks" : "");
     text_printf(text, "not counted: the program itself, and data and rollouts in host memory\n");
-}
-
-typedef struct PlanDevice {
-    int threads;
-    DType flow;
-} PlanDevice;
-
-static Status plan_device(void *context, Device *device)
-{
-    const PlanDevice *plan = context;
-    TRY(device_open_cpu_dry(device, plan->threads, environment_get(ENVIRONMENT_ISA)));
-    return device_set_flow(device, plan->flow);
 }
 
 /* `threads: auto` of that many ranks on this machine. */
@@ -72,15 +64,16 @@ Status verb_plan(Launch *launch, int argc, char **argv)
     TRY(launch_config(launch, argv[1], argv + 2, argc - 2, &config));
     RunConfig run;
     config_read(config, "", run_keys, &run);
-    PlanDevice device = {plan_threads(&launch->bootstrap, &run),
-                         run.precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32};
-    Status status = stages_plan(config, plan_device, &device, memory, planned);
+    DevicePlan plan = {.wish = device_wish_of(&run), .threads = plan_threads(&launch->bootstrap, &run)};
+    Status status = stages_plan(config, devices_open_dry, &plan, memory, planned);
+    for (int i = 0; i < STAGES; i++)
+        memory[i].beside = plan.beside;
     config_close(&config);
     TRY(status);
     if (!planned[0] && !planned[1] && !planned[2])
         return status_error(STATUS_USAGE, "%s: none of the sections sft, rm, ppo is there", argv[1]);
     Text text = {0};
-    print_plan(memory, planned, &text);
+    print_plan(memory, planned, &plan, &text);
     fputs(text_string(&text), stdout);
     text_free(&text);
     return status_ok();

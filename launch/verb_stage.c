@@ -56,10 +56,8 @@ Status verb_stage(Launch *launch, int argc, char **argv)
     RunConfig run;
     config_read(config, "", run_keys, &run);
     StageLock lock = {0};
-    Status status = launch_device(launch, run.threads);
-    if (!status_failed(status))
-        status = comm_agree(launch->bootstrap.comm,
-                            device_set_flow(&launch->device, run.precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32));
+    const DeviceWish wish = device_wish_of(&run);
+    Status status = launch_device(launch, &wish);
     if (!status_failed(status))
         status = lock_stage(launch, run.output, row->name, &lock);
     if (!status_failed(status)) {
@@ -72,8 +70,10 @@ Status verb_stage(Launch *launch, int argc, char **argv)
                  spin     ? spin
                  : policy ? policy
                           : "");
-        status = row->run(launch->bootstrap.comm, &launch->device, config, NULL);
+        status = devices_check_memory(&launch->bootstrap, &wish, &launch->device, row, config);
     }
+    if (!status_failed(status))
+        status = row->run(launch->bootstrap.comm, &launch->device, config, NULL);
     lock_stage_release(&lock);
     config_close(&config);
     return status;

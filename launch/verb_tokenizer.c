@@ -119,7 +119,7 @@ Status verb_export(Launch *launch, int argc, char **argv)
         return status_error(STATUS_USAGE, "export: expected export --model FILE.h5 --out DIRECTORY");
     CheckpointInfo info;
     TRY(checkpoint_inspect(path, &info));
-    TRY(launch_device(launch, CONFIG_AUTO));
+    TRY(launch_device(launch, &(DeviceWish){.device = "cpu", .threads = CONFIG_AUTO}));
     Model model = {0};
     Tokenizer *tokenizer = NULL;
     bool has_head = false;

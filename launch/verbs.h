@@ -8,6 +8,7 @@
 #include "core/config/config.h"
 #include "core/tensor/device.h"
 #include "launch/bootstrap.h"
+#include "launch/devices.h"
 
 typedef struct Launch {
     const char *program; /* absolute path of this binary */
@@ -26,8 +27,8 @@ typedef struct Verb {
 
 /* Ranks: comm_self() or MPI. Once. [collective] */
 Status launch_comm(Launch *launch);
-/* launch_comm, threads, and the device. `threads`: CONFIG_AUTO or a number. [collective] */
-Status launch_device(Launch *launch, int64_t threads);
+/* launch_comm, threads, and the device. [collective] */
+Status launch_device(Launch *launch, const DeviceWish *wish);
 /* The experiment at `path` (NULL: none) with overrides "key=value". */
 Status launch_config(Launch *launch, const char *path, char **overrides, int count, Config **config);
 

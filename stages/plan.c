@@ -19,8 +19,8 @@ static Status plan_rank(const StageRow *row, const Config *config, StageDryDevic
     return status;
 }
 
-static Status plan_stage(const StageRow *row, const Config *config, StageDryDevice open, void *context, int ranks,
-                         StageMemory *memory)
+Status stage_plan(const StageRow *row, const Config *config, StageDryDevice open, void *context, int ranks,
+                  StageMemory *memory)
 {
     TRY(plan_rank(row, config, open, context, 0, ranks, memory));
     if (ranks == 1)
@@ -40,7 +40,7 @@ Status stages_plan(const Config *config, StageDryDevice open, void *context, Sta
     for (int i = 0; i < STAGES; i++) {
         planned[i] = config_has(config, stage_rows[i].name);
         if (planned[i] && !status_failed(status))
-            status = plan_stage(&stage_rows[i], config, open, context, (int)run.ranks, &memory[i]);
+            status = stage_plan(&stage_rows[i], config, open, context, (int)run.ranks, &memory[i]);
     }
     model_promises_clear();
     return status;

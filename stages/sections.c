@@ -23,6 +23,16 @@ const ConfigKey run_keys[] = {
                    "A power of two that fixes how a step's gradients are summed, whoever computes them: any 2^k <= "
                    "lanes ranks give the "
                    "same bits. Costs 1 + log2(lanes / ranks) gradient buffers; 8 serves 1 to 8 ranks."),
+    CONFIG_KEY_CHOICE(
+        RunConfig, device, "auto", "auto|cpu|cuda",
+        "What computes. auto: the GPU where every rank sees one, else the CPU; the log says which and why. "
+        "Like `threads` it moves last bits, not the mathematics, so it is stored with a checkpoint, and "
+        "a resume on another kind of device is refused unless exact=false.",
+        .operational = true),
+    CONFIG_KEY_CHOICE(
+        RunConfig, matmul, "fp32", "fp32|tf32",
+        "Products in fp32. tf32, on a GPU: on its tensor cores, which round what is multiplied to 10 bits "
+        "of mantissa and sum in fp32: several times faster, and other results."),
     CONFIG_KEY_CHOICE(RunConfig, precision, "fp32", "fp32|bf16",
                       "What models compute in. bf16, on a GPU: activations and products in bfloat16, sums, losses and "
                       "gradients of parameters "
@@ -41,8 +51,8 @@ const ConfigKey run_keys[] = {
                    "run has the bits of an undisturbed one.",
                    .operational = true),
     CONFIG_KEY_BOOL(RunConfig, exact, "true",
-                    "Refuse to resume where bits could differ: other threads per rank, instruction set or product "
-                    "library. false goes on "
+                    "Refuse to resume where bits could differ: other threads per rank, device, instruction set or "
+                    "product library. false goes on "
                     "and records it in the checkpoint.",
                     .operational = true),
     CONFIG_KEY_STRING(RunConfig, launcher, "null",

@@ -18,7 +18,8 @@ void stage_config_digest(const Config *config, const char *name, char digest[40]
     config_canonical(config, name, true, &canonical);
     if (config_has(config, "model"))
         config_canonical(config, "model", true, &canonical);
-    text_printf(&canonical, "seed=%lld\nlanes=%lld\n", (long long)run.seed, (long long)run.lanes);
+    text_printf(&canonical, "seed=%lld\nlanes=%lld\nprecision=%d\nmatmul=%d\n", (long long)run.seed,
+                (long long)run.lanes, (int)run.precision, (int)run.matmul);
     h5_digest_text(h5_digest_bytes(text_string(&canonical), canonical.size), digest);
     text_free(&canonical);
 }

@@ -18,10 +18,15 @@
 #include "stages/stage_memory.h"
 
 /* Root keys: every experiment has them. */
-typedef enum Precision { PRECISION_FP32, PRECISION_BF16 } Precision; /* as the config's choices stand */
+/* As the config's choices stand. */
+typedef enum DeviceKind { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } DeviceKind;
+typedef enum MatmulKind { MATMUL_FP32, MATMUL_TF32 } MatmulKind;
+typedef enum Precision { PRECISION_FP32, PRECISION_BF16 } Precision;
 typedef struct RunConfig {
     const char *output;
     int64_t seed, ranks, threads, lanes;
+    DeviceKind device;
+    MatmulKind matmul;
     Precision precision;
     int64_t checkpoint_every, keep_checkpoints; /* steps (PPO: iterations) between checkpoints; how many to keep */
     double log_every;                           /* seconds between plain progress lines */
@@ -136,8 +141,12 @@ enum { STAGES = 3 };
 extern const StageRow stage_rows[STAGES]; /* in the order in which they follow each other */
 /* Opens the device that a plan is made on: it computes nothing (device_open_dry, or a backend's own kin of it that knows its scratch). */
 typedef Status (*StageDryDevice)(void *context, Device *device);
-/* What every stage of an experiment would take on each of its `ranks`, the worst of them, from runs on a device that computes nothing. memory[i] is of
- * stage_rows[i], planned[i] says whether the experiment has that stage. Data are tokenised into the cache; no other file is made. [local] */
+/* What one stage would take on each of `ranks`, the worst of the first and the last, from runs on a device that computes nothing. Data are tokenised into the cache; no
+ * other file is made. [local] */
+Status stage_plan(const StageRow *row, const Config *config, StageDryDevice open, void *context, int ranks,
+                  StageMemory *memory);
+/* What every stage of an experiment would take on each of its `ranks`, the worst of them, likewise. memory[i] is of stage_rows[i],
+ * planned[i] says whether the experiment has that stage. [local] */
 Status stages_plan(const Config *config, StageDryDevice open, void *context, StageMemory memory[STAGES],
                    bool planned[STAGES]);
 /* Rows of the root and of the three sections. */

@@ -26,7 +26,7 @@ size_t stage_memory_most(const StageMemory *memory, const char **phase)
         }
     if (phase)
         *phase = name;
-    return memory->models + memory->training + memory->scratch + most;
+    return memory->models + memory->training + memory->scratch + memory->beside + most;
 }
 
 static size_t larger(size_t a, size_t b)
@@ -39,6 +39,7 @@ void stage_memory_join(StageMemory *memory, const StageMemory *other)
     memory->models = larger(memory->models, other->models);
     memory->training = larger(memory->training, other->training);
     memory->scratch = larger(memory->scratch, other->scratch);
+    memory->beside = larger(memory->beside, other->beside);
     for (int i = 0; i < other->phases; i++) {
         int at = stage_memory_phase(memory, other->phase[i].name);
         memory->phase[at].bytes = larger(memory->phase[at].bytes, other->phase[i].bytes);
@@ -65,9 +66,11 @@ void stage_memory_print(const StageMemory *memory, Text *text)
     }
     if (memory->scratch > 0)
         print_row(text, "scratch inside ops", memory->scratch);
+    if (memory->beside > 0)
+        print_row(text, "CUDA and its libraries, about", memory->beside);
     snprintf(name, sizeof name, "most at once, in %s", hungriest);
     print_row(text, name, most);
-    if (memory->ranks > 1) {
+    if (memory->ranks > 1 && memory->beside == 0) {
         snprintf(name, sizeof name, "%d ranks on one node", memory->ranks);
         print_row(text, name, most * (size_t)memory->ranks);
     }

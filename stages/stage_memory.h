@@ -21,6 +21,8 @@ typedef struct StageMemory {
     } phase[PROFILE_PHASES_MAX];
     int phases;
     size_t scratch; /* bytes inside ops, which depend on backend and threads */
+    size_t
+        beside; /* bytes that the device takes for itself and its libraries; an estimate, 0 on the CPU and after a run */
 } StageMemory;
 
 /* The phase's entry, made if it is new. */

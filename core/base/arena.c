@@ -32,7 +32,7 @@ static void host_release(void *self, void *base, size_t bytes)
 
 ArenaMemory arena_memory_host(void)
 {
-    return (ArenaMemory){NULL, host_reserve, host_commit, host_release, true};
+    return (ArenaMemory){NULL, host_reserve, host_commit, host_release, true, 0};
 }
 
 static size_t round_up(size_t bytes, size_t unit)
@@ -42,6 +42,8 @@ static size_t round_up(size_t bytes, size_t unit)
 
 Status arena_open(Arena *arena, const char *name, ArenaMemory memory, size_t limit_bytes)
 {
+    if (limit_bytes == 0)
+        limit_bytes = memory.total_bytes;
     if (limit_bytes == 0)
         limit_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
     limit_bytes = round_up(limit_bytes, COMMIT_STEP_BYTES);

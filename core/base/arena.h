@@ -28,7 +28,8 @@ typedef struct ArenaMemory {
     /* Make [base + from, base + to) usable. */
     bool (*commit)(void *self, void *base, size_t from, size_t to);
     void (*release)(void *self, void *base, size_t bytes);
-    bool host_visible; /* false: the arena never touches the bytes itself */
+    bool host_visible;  /* false: the arena never touches the bytes itself */
+    size_t total_bytes; /* how much there is; 0: the machine's physical memory */
 } ArenaMemory;
 
 typedef struct Arena {
@@ -40,7 +41,7 @@ typedef struct Arena {
 
 /* Ordinary host memory. */
 ArenaMemory arena_memory_host(void);
-/* `limit_bytes` 0: as much as the machine's physical memory. [local] */
+/* `limit_bytes` 0: as much as there is. [local] */
 Status arena_open(Arena *arena, const char *name, ArenaMemory memory, size_t limit_bytes);
 void arena_close(Arena *arena);
 /* `bytes` aligned to ARENA_ALIGN, contents undefined. Running over the limit, or out of memory, aborts with the arena's

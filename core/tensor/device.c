@@ -221,6 +221,17 @@ void device_forget(Device *device, DeviceKept **kept)
     memory_free(kept);
 }
 
+void *device_stream(const Device *device, DeviceQueue queue)
+{
+    return device->backend->stream ? device->backend->stream(device->self, queue) : NULL;
+}
+
+void device_watch(Device *device, DeviceWatch watch)
+{
+    if (device->backend->watch)
+        device->backend->watch(device->self, watch);
+}
+
 OpCounter device_total(const Device *device)
 {
     OpCounter total = {0};

@@ -20,6 +20,13 @@ typedef struct DeviceEvent {
     uint64_t id;
 } DeviceEvent;
 
+/* Who else has work on a device that the device itself does not see fail: a collective waits for a dead peer for ever. The host asks whenever it waits. */
+typedef struct DeviceWatch {
+    void *context;
+    const char *(*fault)(void *context); /* NULL: all is well; else what is not, in words */
+    void (*abort)(void *context); /* gives up what is under way; may block, and is called on a thread of its own */
+} DeviceWatch;
+
 /* What a backend provides beside its ops. All copies are in bytes; copy_in has read, and copy_out has filled, the host's
  * memory when it returns. */
 typedef struct DeviceBackend {
@@ -38,6 +45,9 @@ typedef struct DeviceBackend {
     void *(*keep_end)(void *self);
     void (*replay)(void *self, void *kept);
     void (*forget)(void *self, void *kept);
+    /* Of a backend with streams of its own, or NULL: what its library calls a queue's stream; and whom to ask while waiting. */
+    void *(*stream)(void *self, DeviceQueue queue);
+    void (*watch)(void *self, DeviceWatch watch);
     void (*close)(void *self);
     int burst;         /* decode steps between two reads of the host (core/model/decode.h) */
     bool computes;     /* false: dry */
@@ -91,6 +101,9 @@ void tensor_zero(Device *device, Tensor tensor);
 DeviceEvent device_record(Device *device, DeviceQueue queue);
 void device_wait(Device *device, DeviceQueue queue, DeviceEvent event);
 void device_finish(Device *device);
+/* The backend's own handle of a queue (cudaStream_t), for a library that works on it; NULL: this backend has none. */
+void *device_stream(const Device *device, DeviceQueue queue);
+void device_watch(Device *device, DeviceWatch watch);
 
 /* Work that is asked for once and done as often as wanted, on the same addresses. Where device_keeps() is false there is no such thing (a backend without it, or
  * profiling, which times op by op). Replays count as the work they stand for. */

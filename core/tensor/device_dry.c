@@ -50,7 +50,7 @@ static void dry_release(void *self, void *base, size_t bytes)
 
 static ArenaMemory dry_memory(void *self)
 {
-    return (ArenaMemory){self, dry_reserve, dry_commit, dry_release, false};
+    return (ArenaMemory){self, dry_reserve, dry_commit, dry_release, false, 0};
 }
 
 static const char *dry_describe(void *self)

@@ -32,9 +32,18 @@ void cuda_check_blas(cublasStatus_t error, const char *call, const char *file, i
 #define CUDA(call) cuda_check((call), #call, __FILE__, __LINE__)
 #define BLAS(call) cuda_check_blas((call), #call, __FILE__, __LINE__)
 
+/* Every kernel that is launched anywhere is in one list before main begins, so that a device loads all of them when it opens: a kernel loaded later may
+ * wait for one that runs, and a collective that runs may wait for a peer that waits likewise. */
+bool kernel_list(const void *kernel);
+template <auto kernel> struct Listed {
+    static const bool done;
+};
+template <auto kernel> const bool Listed<kernel>::done = kernel_list((const void *)kernel);
+
 /* Launch on the ops' stream, and see that it was accepted. A kernel template with commas stands in parentheses. */
 #define CUDA_LAUNCH(cuda, kernel, grid, block, bytes, ...)                                                             \
     do {                                                                                                               \
+        (void)Listed<(kernel)>::done;                                                                                  \
         LAUNCH(kernel, grid, block, bytes, cuda_stream(cuda), __VA_ARGS__);                                            \
         cuda_check(cudaGetLastError(), "launch of " #kernel, __FILE__, __LINE__);                                      \
     } while (0)

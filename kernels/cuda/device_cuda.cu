@@ -7,20 +7,33 @@
 
 #include <cuda.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <pthread.h>
+#include <time.h>
+#include <unistd.h>
+
+extern "C" {
+#include "core/base/profile.h"
+}
 
 enum {
     WORKSPACE_BYTES =
-        32 << 20,            /* what cuBLAS recommends for Hopper; fixed, so that it always picks the same algorithms */
-    STAGING_BYTES = 4 << 20, /* each half */
-    MARKS = 256,             /* ops that may be under way and still have names */
+        32 << 20, /* what cuBLAS recommends for Hopper; fixed, so that it always picks the same algorithms */
+    MARKS = 256,  /* ops that may be under way and still have names */
     EVENTS = 64,
     BURST =
         16, /* decode steps between reads: a read costs some tens of microseconds, a wasted row a 16th of a step at most */
     RANGES_MAX = 64,
     OLDEST_COMPUTE = 80, /* sm_80: bf16 mma.sync, cp.async */
+    KERNELS_MAX = 4096,
+    SPINS = 2000,          /* looks at the device, of about a microsecond, before the host sleeps between them */
+    TIMEOUT_SECONDS = 600, /* no op runs so long */
+    LEAVE_SECONDS = 20,    /* from finding the device lost to the end of the process, whatever blocks */
 };
+
+static const size_t STAGING_BYTES = 4 << 20; /* each half */
 
 typedef struct Driver {
     CUresult (*address_reserve)(CUdeviceptr *, size_t, size_t, CUdeviceptr, unsigned long long);
@@ -50,14 +63,16 @@ struct Cuda {
     cudaStream_t stream[QUEUE_COUNT];
     cublasHandle_t blas;
     void *workspace;
-    char *staging; /* pinned, two halves */
+    char *staging, *arrivals; /* pinned, two halves each: to the device, and from it */
+    cudaEvent_t arrived[2];
     cudaEvent_t staging_read[2];
     int half;
     size_t staged; /* bytes of the half at hand that are taken */
     cudaEvent_t event[EVENTS];
     uint64_t events;
     Mark mark[MARKS];
-    uint64_t marks; /* ops asked for */
+    uint64_t marks, complete; /* ops asked for, and how many of them are known to have ended */
+    DeviceWatch watch;
     Range range[RANGES_MAX];
     bool keeping; /* what is asked for becomes a graph */
 };
@@ -68,14 +83,22 @@ static Cuda *current;
 /* --- Errors --- */
 
 /* Events of ops that are complete are done, or, behind a failure, say the error themselves. */
+static void look_at_progress(Cuda *cuda)
+{
+    uint64_t oldest = cuda->marks > MARKS ? cuda->marks - MARKS : 0;
+    if (cuda->complete < oldest)
+        cuda->complete = oldest;
+    while (cuda->complete < cuda->marks && cudaEventQuery(cuda->mark[cuda->complete % MARKS].event) == cudaSuccess)
+        cuda->complete++;
+}
+
 static void report_progress(FILE *out)
 {
     if (!current)
         return;
-    uint64_t oldest = current->marks > MARKS ? current->marks - MARKS : 0, at = oldest;
-    while (at < current->marks && cudaEventQuery(current->mark[at % MARKS].event) == cudaSuccess)
-        at++;
-    if (at > oldest)
+    look_at_progress(current);
+    const uint64_t at = current->complete;
+    if (at > 0 && at + MARKS > current->marks)
         fprintf(out, "last op known to be complete: %s, number %llu\n", op_name(current->mark[(at - 1) % MARKS].op),
                 (unsigned long long)at);
     if (at < current->marks)
@@ -111,6 +134,67 @@ static Status failed(cudaError_t error, const char *what)
         if (error_ != cudaSuccess)                                                                                     \
             return failed(error_, #call);                                                                              \
     } while (0)
+
+/* --- Waiting --- */
+
+static void *leave_in_time(void *)
+{
+    sleep(LEAVE_SECONDS);
+    _exit(STATUS_PEER);
+}
+
+static void *abort_watched(void *watch)
+{
+    const DeviceWatch *watched = (const DeviceWatch *)watch;
+    watched->abort(watched->context);
+    return NULL;
+}
+
+/* Nothing more is asked of the device: giving up a collective can itself block (NVIDIA/nccl issue 829), so it has a thread of its own, and another one
+ * ends the process whatever happens. */
+[[noreturn]] static void device_lost(Cuda *cuda, const char *fault)
+{
+    pthread_t helper, guard;
+    static DeviceWatch watch;
+    pthread_create(&guard, NULL, leave_in_time, NULL);
+    watch = cuda->watch;
+    const bool helped = watch.abort && pthread_create(&helper, NULL, abort_watched, &watch) == 0;
+    fprintf(stderr, "tercet: rank %d: the device is lost: %s\n", status_rank(), fault);
+    report_progress(stderr);
+    fflush(stderr);
+    if (helped)
+        pthread_join(helper, NULL);
+    _exit(STATUS_PEER);
+}
+
+/* The one place where the host stands still for the device: until `event`, or with NULL all work of `stream`, is done. */
+static void await(Cuda *cuda, cudaStream_t stream, cudaEvent_t event)
+{
+    double since = 0;
+    uint64_t complete = 0;
+    for (int looks = 0;; looks++) {
+        cudaError_t error = event ? cudaEventQuery(event) : cudaStreamQuery(stream);
+        if (error != cudaErrorNotReady) {
+            cuda_check(error, "waiting for the device", __FILE__, __LINE__);
+            return;
+        }
+        (void)cudaGetLastError(); /* not ready is no error */
+        if (looks < SPINS)
+            continue;
+        const char *fault = cuda->watch.fault ? cuda->watch.fault(cuda->watch.context) : NULL;
+        if (fault)
+            device_lost(cuda, fault);
+        look_at_progress(cuda);
+        if (since == 0 || cuda->complete != complete) {
+            since = profile_seconds();
+            complete = cuda->complete;
+        }
+        if (profile_seconds() - since > cuda->options.timeout_seconds)
+            device_lost(cuda, "for too long nothing on it has ended");
+        const struct timespec pause = {0, 20000};
+        nanosleep(&pause, NULL);
+    }
+}
 
 /* --- What ops ask --- */
 
@@ -212,7 +296,8 @@ static void memory_release_range(void *self, void *base, size_t bytes)
 {
     Cuda *cuda = (Cuda *)self;
     Range *range = range_of(cuda, base);
-    CUDA(cudaDeviceSynchronize()); /* nobody may still be at it */
+    for (cudaStream_t stream : cuda->stream) /* nobody may still be at it */
+        await(cuda, stream, NULL);
     if (range->committed)
         cuda->driver.unmap(reinterpret_cast<CUdeviceptr>(base), range->committed);
     cuda->driver.address_free(reinterpret_cast<CUdeviceptr>(base), bytes);
@@ -221,7 +306,9 @@ static void memory_release_range(void *self, void *base, size_t bytes)
 
 static ArenaMemory cuda_memory(void *self)
 {
-    return {self, memory_reserve_range, memory_commit, memory_release_range, false};
+    return {self,          memory_reserve_range,
+            memory_commit, memory_release_range,
+            false,         cuda_memory_bytes(((const Cuda *)self)->options.index)};
 }
 
 template <class F> static bool driver_function(const char *name, int version, F *function)
@@ -254,7 +341,7 @@ static void cuda_copy_in(void *self, DeviceQueue queue, void *device, const void
             CUDA(cudaEventRecord(cuda->staging_read[cuda->half], cuda->stream[queue]));
             cuda->half ^= 1;
             cuda->staged = 0;
-            CUDA(cudaEventSynchronize(cuda->staging_read[cuda->half]));
+            await(cuda, NULL, cuda->staging_read[cuda->half]);
         }
         size_t piece = bytes - done < STAGING_BYTES - cuda->staged ? bytes - done : STAGING_BYTES - cuda->staged;
         char *at = cuda->staging + (size_t)cuda->half * STAGING_BYTES + cuda->staged;
@@ -269,8 +356,21 @@ static void cuda_copy_in(void *self, DeviceQueue queue, void *device, const void
 static void cuda_copy_out(void *self, DeviceQueue queue, void *host, const void *device, size_t bytes)
 {
     Cuda *cuda = (Cuda *)self;
-    CUDA(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, cuda->stream[queue]));
-    CUDA(cudaStreamSynchronize(cuda->stream[queue]));
+    size_t asked = 0, done = 0;
+    for (uint64_t next = 0, got = 0; done < bytes;) {
+        if (asked < bytes && next < got + 2) {
+            size_t piece = std::min(bytes - asked, STAGING_BYTES);
+            CUDA(cudaMemcpyAsync(cuda->arrivals + next % 2 * STAGING_BYTES, (const char *)device + asked, piece,
+                                 cudaMemcpyDeviceToHost, cuda->stream[queue]));
+            CUDA(cudaEventRecord(cuda->arrived[next++ % 2], cuda->stream[queue]));
+            asked += piece;
+            continue;
+        }
+        size_t piece = std::min(bytes - done, STAGING_BYTES);
+        await(cuda, NULL, cuda->arrived[got % 2]);
+        memcpy((char *)host + done, cuda->arrivals + got++ % 2 * STAGING_BYTES, piece);
+        done += piece;
+    }
 }
 
 static void cuda_copy(void *self, DeviceQueue queue, void *to, const void *from, size_t bytes)
@@ -299,8 +399,19 @@ static void cuda_wait(void *self, DeviceQueue queue, DeviceEvent event)
 
 static void cuda_finish(void *self)
 {
-    for (cudaStream_t stream : ((Cuda *)self)->stream)
-        CUDA(cudaStreamSynchronize(stream));
+    Cuda *cuda = (Cuda *)self;
+    for (cudaStream_t stream : cuda->stream)
+        await(cuda, stream, NULL);
+}
+
+static void *cuda_native_stream(void *self, DeviceQueue queue)
+{
+    return ((Cuda *)self)->stream[queue];
+}
+
+static void cuda_watch(void *self, DeviceWatch watch)
+{
+    ((Cuda *)self)->watch = watch;
 }
 
 /* --- Work that is kept: a graph of what the compute queue was asked for --- */
@@ -331,7 +442,7 @@ static void cuda_replay(void *self, void *kept)
 
 static void cuda_forget(void *self, void *kept)
 {
-    CUDA(cudaStreamSynchronize(((Cuda *)self)->stream[QUEUE_COMPUTE]));
+    await((Cuda *)self, ((Cuda *)self)->stream[QUEUE_COMPUTE], NULL);
     CUDA(cudaGraphExecDestroy((cudaGraphExec_t)kept));
 }
 
@@ -354,11 +465,15 @@ static void cuda_close(void *self)
     for (cudaEvent_t event : cuda->staging_read)
         if (event)
             cudaEventDestroy(event);
+    for (cudaEvent_t event : cuda->arrived)
+        if (event)
+            cudaEventDestroy(event);
     for (cudaStream_t stream : cuda->stream)
         if (stream)
             cudaStreamDestroy(stream);
     cudaFree(cuda->workspace);
     cudaFreeHost(cuda->staging);
+    cudaFreeHost(cuda->arrivals);
     if (current == cuda)
         current = NULL;
     memory_release(self);
@@ -379,6 +494,8 @@ static const DeviceBackend backend = {
     .keep_end = cuda_keep_end,
     .replay = cuda_replay,
     .forget = cuda_forget,
+    .stream = cuda_native_stream,
+    .watch = cuda_watch,
     .close = cuda_close,
     .burst = BURST,
     .computes = true,
@@ -412,9 +529,59 @@ static void identify(Cuda *cuda, const cudaDeviceProp *properties)
     for (int i = 0; i < 16; i++)
         at += snprintf(cuda->identity + at, sizeof cuda->identity - (size_t)at, "%02x%s",
                        (unsigned char)properties->uuid.bytes[i], i == 3 || i == 5 || i == 7 || i == 9 ? "-" : "");
-    snprintf(cuda->description, sizeof cuda->description, "%s (sm_%d%d, %.0f GiB), cuda device %d%s", properties->name,
-             properties->major, properties->minor, (double)properties->totalGlobalMem / (1 << 30), cuda->options.index,
-             cuda->options.tf32 ? ", tf32 products" : "");
+}
+
+/* What bits depend on, and nothing else: a resume compares it. */
+static void describe(Cuda *cuda, const cudaDeviceProp *properties)
+{
+    int version = 0;
+    cublasGetVersion(cuda->blas, &version);
+    snprintf(cuda->description, sizeof cuda->description, "%s (sm_%d%d), cuBLAS %d%s", properties->name,
+             properties->major, properties->minor, version, cuda->options.tf32 ? ", tf32 products" : "");
+}
+
+/* --- Kernels --- */
+
+static const void *kernels[KERNELS_MAX];
+static int kernels_count;
+
+bool kernel_list(const void *kernel)
+{
+    REQUIRE(kernels_count < KERNELS_MAX, "more than %d kernels", (int)KERNELS_MAX);
+    kernels[kernels_count++] = kernel;
+    return true;
+}
+
+/* Asking for a kernel's properties loads it. */
+static Status load_kernels(void)
+{
+    for (int i = 0; i < kernels_count; i++) {
+        cudaFuncAttributes attributes;
+        TRY_CUDA(cudaFuncGetAttributes(&attributes, kernels[i]));
+    }
+    return status_ok();
+}
+
+/* cuBLAS loads its own with the first product of each kind. */
+static Status warm_products(Cuda *cuda)
+{
+    enum { SIDE = 64, EACH = SIDE * SIDE };
+    const float one = 1.0f, zero = 0.0f;
+    const cublasOperation_t forms[][2] = {
+        {CUBLAS_OP_T, CUBLAS_OP_N}, {CUBLAS_OP_N, CUBLAS_OP_N}, {CUBLAS_OP_N, CUBLAS_OP_T}};
+    float *a;
+    TRY_CUDA(cudaMalloc((void **)&a, 3 * EACH * sizeof *a));
+    CUDA(cudaMemsetAsync(a, 0, 3 * EACH * sizeof *a, cuda->stream[QUEUE_COMPUTE]));
+    float *b = a + EACH, *c = b + EACH;
+    for (const auto &form : forms) {
+        BLAS(cublasSgemm(cuda->blas, form[0], form[1], SIDE, SIDE, SIDE, &one, a, SIDE, b, SIDE, &zero, c, SIDE));
+        for (cudaDataType result : {CUDA_R_16BF, CUDA_R_32F})
+            BLAS(cublasGemmEx(cuda->blas, form[0], form[1], SIDE, SIDE, SIDE, &one, a, CUDA_R_16BF, SIDE, b,
+                              CUDA_R_16BF, SIDE, &zero, c, result, SIDE, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+    }
+    await(cuda, cuda->stream[QUEUE_COMPUTE], NULL);
+    CUDA(cudaFree(a));
+    return status_ok();
 }
 
 static Status open_parts(Cuda *cuda)
@@ -441,20 +608,33 @@ static Status open_parts(Cuda *cuda)
         TRY_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
     for (cudaEvent_t &event : cuda->staging_read)
         TRY_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    for (cudaEvent_t &event : cuda->arrived)
+        TRY_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
     TRY_CUDA(cudaMallocHost((void **)&cuda->staging, 2 * (size_t)STAGING_BYTES));
+    TRY_CUDA(cudaMallocHost((void **)&cuda->arrivals, 2 * (size_t)STAGING_BYTES));
     TRY_CUDA(cudaMalloc(&cuda->workspace, WORKSPACE_BYTES));
     if (cublasCreate(&cuda->blas) != CUBLAS_STATUS_SUCCESS)
         return status_error(STATUS_MEMORY, "cuda device %d: cuBLAS could not be started", index);
+    describe(cuda, &properties);
     BLAS(cublasSetStream(cuda->blas, cuda->stream[QUEUE_COMPUTE]));
     BLAS(cublasSetWorkspace(cuda->blas, cuda->workspace, WORKSPACE_BYTES));
     BLAS(cublasSetMathMode(cuda->blas, cuda->options.tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_PEDANTIC_MATH));
-    return status_ok();
+    TRY(load_kernels());
+    return warm_products(cuda);
+}
+
+size_t cuda_memory_bytes(int index)
+{
+    cudaDeviceProp properties;
+    return cudaGetDeviceProperties(&properties, index) == cudaSuccess ? properties.totalGlobalMem : 0;
 }
 
 Status device_open_cuda(Device *device, const CudaOptions *options)
 {
     Cuda *cuda = (Cuda *)memory_new(1, sizeof *cuda);
     cuda->options = *options;
+    if (!(cuda->options.timeout_seconds > 0))
+        cuda->options.timeout_seconds = TIMEOUT_SECONDS;
     Status status = open_parts(cuda);
     if (!status_failed(status)) {
         current = cuda;
@@ -477,6 +657,14 @@ Status device_open_cuda_dry(Device *device, const CudaOptions *options)
 const char *device_cuda_identity(const Device *device)
 {
     return device->backend == &backend ? ((const Cuda *)device->self)->identity : "";
+}
+
+size_t device_cuda_unused_bytes(const Device *device)
+{
+    size_t unused = 0, all = 0;
+    if (device->backend != &backend || cudaMemGetInfo(&unused, &all) != cudaSuccess)
+        return 0;
+    return unused;
 }
 
 size_t device_cuda_overhead_bytes(void)

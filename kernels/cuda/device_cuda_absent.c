@@ -12,6 +12,12 @@ Status cuda_devices_count(int *count)
     return absent();
 }
 
+size_t cuda_memory_bytes(int index)
+{
+    (void)index;
+    return 0;
+}
+
 Status device_open_cuda(Device *device, const CudaOptions *options)
 {
     (void)device;
@@ -30,6 +36,12 @@ const char *device_cuda_identity(const Device *device)
 {
     (void)device;
     return "";
+}
+
+size_t device_cuda_unused_bytes(const Device *device)
+{
+    (void)device;
+    return 0;
 }
 
 size_t device_cuda_overhead_bytes(void)
