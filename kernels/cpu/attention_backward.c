@@ -5,9 +5,12 @@
  *        dQ = scale dS K               dK = scale dS' Q
  *
  * Rows are (query, head) pairs as in attention.c. An item is one (sequence, key head): all of dK, dV and dQ that it
- * writes are its own, so nothing is added from two threads. When there are fewer items than threads can use, the same
- * sums are split in two passes, one over tiles of keys for dK and dV, one over tiles of rows for dQ; each number is
- * still summed in the same order, so both ways give the same bits. */
+ * writes are its own, so nothing is added from two threads. When there are fewer items than threads can use, threads take
+ * tiles of keys instead. dK and dV belong to a tile; dQ gathers over tiles, and there a tile follows the one before it
+ * through the rows. So each number is summed in the same order both ways, with the same bits. */
+#include <sched.h>
+#include <stdatomic.h>
+
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/tile.h"
 
@@ -159,8 +162,19 @@ static void keys_store(const Task *task, const KeyTile *keys)
                         task->stride);
 }
 
-/* One tile of keys against all rows that see it: dK and dV of the tile; and, where asked, its share of dQ. */
-static void keys_backward(const Task *task, Workspace *work, int64_t from, bool with_rows)
+/* Rows of an item whose dQ has what a tile of keys adds. */
+typedef _Atomic int64_t Progress;
+
+/* Most waits are short: the tile before is a few rows ahead all the way. */
+static void progress_wait(Progress *progress, int64_t rows)
+{
+    for (int looks = 0; atomic_load_explicit(progress, memory_order_acquire) < rows; looks++)
+        if (looks >= 1000)
+            sched_yield();
+}
+
+/* One tile of keys against all rows that see it. progress: the tile's, behind that of the tile before it. */
+static void keys_backward(const Task *task, Workspace *work, int64_t from, Progress *progress)
 {
     keys_load(task, &work->keys, from);
     size_t bytes = sizeof(float) * (size_t)(task->dim * TILE_KEYS);
@@ -172,22 +186,12 @@ static void keys_backward(const Task *task, Workspace *work, int64_t from, bool 
         rows_load(task, &work->rows, row);
         scores(task, work);
         add_keys_gradient(task, work);
-        if (with_rows)
-            add_rows_gradient(task, work);
+        if (from > 0)
+            progress_wait(progress - 1, row + ROWS);
+        add_rows_gradient(task, work);
+        atomic_store_explicit(progress, row + ROWS, memory_order_release);
     }
     keys_store(task, &work->keys);
-}
-
-/* One tile of rows against all keys it sees: dQ. */
-static void rows_backward(const Task *task, Workspace *work, int64_t row)
-{
-    rows_load(task, &work->rows, row);
-    int64_t last = (row + work->rows.count - 1) / task->group;
-    for (int64_t from = 0; from <= last; from += TILE_KEYS) {
-        keys_load(task, &work->keys, from);
-        scores(task, work);
-        add_rows_gradient(task, work);
-    }
 }
 
 void KERNEL(attention_backward)(Device *device, const AttentionBackwardArgs *args)
@@ -198,29 +202,29 @@ void KERNEL(attention_backward)(Device *device, const AttentionBackwardArgs *arg
     int64_t items = args->sequences * args->kv_heads;
     double work = 10.0 * args->pairs * (double)(args->heads * args->head_dim);
     int threads = cpu_threads(device, work);
+    int64_t tiles_most = args->longest / TILE_KEYS + 1;
     Workspace *workspaces = arena_alloc(&device->scratch, sizeof(Workspace) * (size_t)threads);
+    Progress *progress = arena_alloc(&device->scratch, sizeof *progress * (size_t)(tiles_most * threads));
     if (!device->backend->computes)
         return;
     if (items >= 2 * threads || threads == 1) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
         for (int64_t i = 0; i < items; i++) {
             Task task = task_of(args, i / args->kv_heads, i % args->kv_heads);
-            for (int64_t from = 0; from < task.tokens; from += TILE_KEYS)
-                keys_backward(&task, &workspaces[omp_get_thread_num()], from, true);
+            Progress *own = progress + omp_get_thread_num() * tiles_most;
+            for (int64_t tile = 0; tile * TILE_KEYS < task.tokens; tile++)
+                keys_backward(&task, &workspaces[omp_get_thread_num()], tile * TILE_KEYS, own + tile);
         }
         return;
     }
     for (int64_t i = 0; i < items; i++) {
         Task task = task_of(args, i / args->kv_heads, i % args->kv_heads);
-        int64_t key_tiles = (task.tokens + TILE_KEYS - 1) / TILE_KEYS;
-        int64_t row_tiles = (task.tokens * task.group + ROWS - 1) / ROWS;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-        for (int64_t tile = 0; tile < key_tiles + row_tiles; tile++) {
-            Workspace *own = &workspaces[omp_get_thread_num()];
-            if (tile < key_tiles)
-                keys_backward(&task, own, tile * TILE_KEYS, false);
-            else
-                rows_backward(&task, own, (tile - key_tiles) * ROWS);
-        }
+        int64_t tiles = (task.tokens + TILE_KEYS - 1) / TILE_KEYS;
+        for (int64_t tile = 0; tile < tiles; tile++)
+            atomic_store_explicit(progress + tile, 0, memory_order_relaxed);
+            /* Handed out in order: the tile that another waits for has begun. */
+#pragma omp parallel for schedule(monotonic : dynamic, 1) num_threads(threads)
+        for (int64_t tile = 0; tile < tiles; tile++)
+            keys_backward(&task, &workspaces[omp_get_thread_num()], tile * TILE_KEYS, progress + tile);
     }
 }
