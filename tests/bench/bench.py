@@ -127,9 +127,12 @@ def judge_growth(line, time, memory):
     """Has the work grown as arithmetic says? time, memory: ours over the peer's, which is ours too, with less to do; None is not judged."""
     line["ratio"] = line["peer"] / line["median"]
     line["aim"] = 1 / time if time else None
+    line["grown"] = []
     for what, found, said in (("time", 1 / line["ratio"], time), ("memory", line["memory"], memory)):
-        if said and not said / GROWTH_TOLERANCE <= found <= said * GROWTH_TOLERANCE:
-            line["misses"].append(f"{what} x {found:.2f}, by arithmetic x {said:.2f}")
+        if said:
+            line["grown"].append(f"{what} x {found:.2f}, by arithmetic x {said:.2f}")
+            if not said / GROWTH_TOLERANCE <= found <= said * GROWTH_TOLERANCE:
+                line["misses"].append(line["grown"][-1])
 
 
 def judge(row, result):
@@ -197,7 +200,7 @@ def cells(line):
         (f"{line['share']:.2f}" + (f" (aim {row.share:g})" if row.share else "")) if has("share") else "",
         size(line["peak"]) + (f" / {size(line['peer_peak'])}" if has("peer_peak") else ""),
         (f"{line['memory']:.2f}" + (f" (aim {row.memory:g})" if row.memory else "")) if has("memory") else "",
-        "; ".join(line["misses"]),
+        "; ".join(line["misses"] or ["as it should: " + "; ".join(line["grown"])] if line.get("grown") else line["misses"]),
     ]
 
 

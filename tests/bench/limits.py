@@ -83,11 +83,13 @@ def forward(shape, tokens, pairs, head_rows, past=0, passes=1):
     return pieces
 
 
-def training_step(shape, tokens, pairs, steps=1, head_rows=None):
-    """head_rows: rows that carry loss, if not every token does."""
+def training_step(shape, tokens, pairs, steps=1, head_rows=None, scores_again=False):
+    """head_rows: rows that carry loss, if not every token does. scores_again: count what backward pays for not keeping tokens x tokens scores, one
+    more of attention's two products."""
     s = SHAPES[shape]
     memory = 0 if s.cached else s.parameters
-    return forward(shape, tokens, pairs, tokens if head_rows is None else head_rows, passes=3) + [
+    again = [Piece("scores again", s.layers, 2.0 * pairs * s.width)] if scores_again else []
+    return forward(shape, tokens, pairs, tokens if head_rows is None else head_rows, passes=3) + again + [
         Piece("gradient norm", steps, 0, 4.0 * memory),
         Piece("AdamW", steps, 0, 28.0 * memory, stream=True),
     ]

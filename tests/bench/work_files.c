@@ -1,7 +1,9 @@
 /* work_files.c -- reading a Hugging Face model, and saving and reading a checkpoint with moments, each beside the file speed of the same minute.
  *
  * Before every read, ours and the raw one, the file's pages are dropped from the system's cache; every write ends with fsync. The raw side moves the
- * same bytes through one buffer and does nothing with them: "raw_seconds" of a round. */
+ * same bytes through one buffer and does nothing with them: "raw_seconds" of a round. It does so in the fastest way that we found: the system is told
+ * that reads go front to back (which doubles what it reads ahead) and gets them in 1 MiB; the room of what is written is reserved before, and each
+ * piece is sent on its way to the disk at once. Plain read() of 8 MiB took up to twice as long, plain write() up to four times. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -16,7 +18,7 @@
 #include "core/store/huggingface.h"
 #include "tests/bench/work_scratch.h"
 
-enum { PIECE_BYTES = 8 << 20 };
+enum { READ_BYTES = 1 << 20, WRITE_BYTES = 4 << 20 };
 
 /* --- Raw files --- */
 
@@ -38,14 +40,14 @@ static Status file_forget(const char *path)
 
 static Status file_read_raw(const char *path, double *seconds, double *bytes)
 {
-    void *piece = memory_new(1, PIECE_BYTES);
-    memset(piece, 1, PIECE_BYTES);
+    void *piece = memory_new(1, READ_BYTES);
+    memset(piece, 1, READ_BYTES);
     double since = profile_seconds();
     int file = open(path, O_RDONLY);
     ssize_t size = -1;
     *bytes = 0;
-    if (file >= 0)
-        while ((size = read(file, piece, PIECE_BYTES)) > 0)
+    if (file >= 0 && posix_fadvise(file, 0, 0, POSIX_FADV_SEQUENTIAL) == 0)
+        while ((size = read(file, piece, READ_BYTES)) > 0)
             *bytes += (double)size;
     *seconds = profile_seconds() - since;
     Status status = size < 0 ? file_error(path) : status_ok();
@@ -57,15 +59,16 @@ static Status file_read_raw(const char *path, double *seconds, double *bytes)
 
 static Status file_write_raw(const char *path, double bytes, double *seconds)
 {
-    unsigned char *piece = memory_new(1, PIECE_BYTES);
-    for (int64_t i = 0; i < PIECE_BYTES; i++)
+    unsigned char *piece = memory_new(1, WRITE_BYTES);
+    for (int64_t i = 0; i < WRITE_BYTES; i++)
         piece[i] = (unsigned char)(i * 2654435761u >> 11);
     double since = profile_seconds();
     int file = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    bool good = file >= 0;
-    for (double done = 0; good && done < bytes; done += PIECE_BYTES) {
-        size_t size = bytes - done < PIECE_BYTES ? (size_t)(bytes - done) : PIECE_BYTES;
+    bool good = file >= 0 && fallocate(file, 0, 0, (off_t)bytes) == 0;
+    for (double done = 0; good && done < bytes; done += WRITE_BYTES) {
+        size_t size = bytes - done < WRITE_BYTES ? (size_t)(bytes - done) : WRITE_BYTES;
         good = write(file, piece, size) == (ssize_t)size;
+        sync_file_range(file, (off_t)done, (off_t)size, SYNC_FILE_RANGE_WRITE);
     }
     good = good && fsync(file) == 0;
     *seconds = profile_seconds() - since;
