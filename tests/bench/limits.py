@@ -130,7 +130,8 @@ def ppo_iteration(shape, batch, prompt, new, epochs):
 
 
 def activations_bytes(shape, tokens):
-    """What a forward leaves for backward: per layer two residual sums, two norms, qkv, attention's output, both projections' outputs, up and act."""
+    """What a forward leaves for backward: per layer two residual sums, two norms, qkv, attention's output, both projections' outputs and up (with
+    gate); what the activation gave is made again."""
     s = SHAPES[shape]
     qkv = s.width + 2 * s.kv_heads * s.head_dim
-    return 4.0 * tokens * s.layers * (7 * s.width + qkv + (3 if s.gated else 2) * s.ffn)
+    return 4.0 * tokens * s.layers * (7 * s.width + qkv + (2 if s.gated else 1) * s.ffn)
