@@ -239,6 +239,7 @@ static Status make(Maker *maker, Comm *comm, Device *device, char digest[40])
     int64_t prompts = maker->prompts->count;
     bool has_head = false;
     TRY(model_load(comm, device, options->model, HEAD_LM, &maker->model, &has_head, &maker->tokenizer, digest));
+    model_freeze(&maker->model);
     Status status = status_ok();
     if (!maker->tokenizer)
         status = status_error(STATUS_INPUT, "%s has no tokenizer", options->model);

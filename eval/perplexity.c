@@ -234,6 +234,7 @@ static Status open_all(Perplexity *self, Device *device)
     bool has_head = false;
     char digest[40];
     TRY(model_load(self->comm, device, options->model, HEAD_LM, &self->model, &has_head, &self->tokenizer, digest));
+    model_freeze(&self->model);
     Status status = has_head
                         ? status_ok()
                         : status_error(STATUS_INPUT, "%s: expected a language model, found a model without its head",

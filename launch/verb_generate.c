@@ -340,6 +340,8 @@ Status verb_generate(Launch *launch, int argc, char **argv)
     if (!status_failed(status))
         status = model_load(launch->bootstrap.comm, &launch->device, verb.model_path, HEAD_LM, &verb.model, &has_head,
                             &verb.tokenizer, digest);
+    if (!status_failed(status))
+        model_freeze(&verb.model);
     if (!status_failed(status) && !verb.tokenizer)
         status = status_error(STATUS_INPUT, "%s has no tokenizer", verb.model_path);
     if (!status_failed(status))

@@ -35,6 +35,7 @@ Status reward_model_open(RewardModel *judge, Comm *comm, Device *device, const c
     *judge = (RewardModel){.unit_tokens = unit_tokens, .deviation = 1};
     bool has_head = false;
     TRY(model_load(comm, device, path, HEAD_SCALAR, &judge->model, &has_head, &judge->tokenizer, judge->digest));
+    model_freeze(&judge->model);
     Status status = status_ok();
     if (!has_head)
         status = status_error(STATUS_INPUT, "%s: expected a reward model, found a model without a score head", path);
@@ -216,7 +217,7 @@ static const char *model_judge_digest(void *self)
 
 static size_t model_judge_bytes(void *self)
 {
-    return ((ModelJudge *)self)->judge.model.arena.high_water;
+    return model_bytes(&((ModelJudge *)self)->judge.model);
 }
 
 const RewardKind reward_kind_model = {

@@ -292,6 +292,7 @@ static Status ppo_prepare(Ppo *ppo)
     TRY(stage_model(stage, "policy", config->policy, NULL, HEAD_LM, &ppo->actor, NULL, &ppo->tokenizer));
     TRY(stage_model(stage, "reference", config->reference ? config->reference : config->policy, NULL, HEAD_LM,
                     &ppo->reference, NULL, NULL));
+    stage_freeze(stage, &ppo->reference);
     TRY(stage_model(stage, "critic", config->critic ? config->critic : config->policy, NULL, HEAD_SCALAR, &ppo->critic,
                     NULL, NULL));
     stage->tokenizer = ppo->tokenizer;

@@ -155,7 +155,7 @@ Status stage_model(Stage *stage, const char *role, const char *path, const char 
         if (tokenizer && !*tokenizer)
             return config_error(stage->config, stage->name, "%s has no tokenizer; name one with `tokenizer`", path);
     }
-    stage->memory.models += model->arena.high_water;
+    stage->memory.models += model_bytes(model);
     if (tokenizer && tokenizer_vocab_size(*tokenizer) > model->shape.vocab)
         return config_error(stage->config, stage->name, "the tokenizer has %lld tokens, the model %lld",
                             (long long)tokenizer_vocab_size(*tokenizer), (long long)model->shape.vocab);
@@ -163,6 +163,13 @@ Status stage_model(Stage *stage, const char *role, const char *path, const char 
         *has_head = head_found;
     stage_parent(stage, role, digest);
     return status_ok();
+}
+
+void stage_freeze(Stage *stage, Model *model)
+{
+    stage->memory.models -= model_bytes(model);
+    model_freeze(model);
+    stage->memory.models += model_bytes(model);
 }
 
 Status stage_dataset(Stage *stage, DatasetKind kind, const char *key, const DataConfig *config,

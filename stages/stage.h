@@ -86,6 +86,8 @@ Status stage_is_complete(Stage *stage, bool *complete);
  * parent. has_head and tokenizer may be NULL. [collective] */
 Status stage_model(Stage *stage, const char *role, const char *path, const char *tokenizer_path, HeadKind head,
                    Model *model, bool *has_head, Tokenizer **tokenizer);
+/* This model will not learn (model_freeze). */
+void stage_freeze(Stage *stage, Model *model);
 /* The data set of the list SECTION.KEY; *dataset is NULL when the list is empty. Its digest becomes a parent. [collective] */
 Status stage_dataset(Stage *stage, DatasetKind kind, const char *key, const DataConfig *config,
                      const Tokenizer *tokenizer, Dataset **dataset);

@@ -45,10 +45,18 @@ Status model_open(Model *model, Device *device, const ModelShape *shape, HeadKin
         model_close(model);
         return status;
     }
-    model->params.value = tensor_new1(&model->arena, DTYPE_F32, model->params.count);
-    tensor_zero(device, model->params.value);
-    if (flow != DTYPE_F32)
+    Arena *master = &model->arena;
+    if (flow != DTYPE_F32) {
+        master = &model->master;
+        Status status = device_arena(device, master, "master parameters", 0);
+        if (status_failed(status)) {
+            model_close(model);
+            return status;
+        }
         model->params.narrow = tensor_new1(&model->arena, flow, model->params.count);
+    }
+    model->params.value = tensor_new1(master, DTYPE_F32, model->params.count);
+    tensor_zero(device, model->params.value);
     if (shape->arch->position == POSITION_ROPE)
         model->rope = rope_table(device, &model->arena, shape);
     return status_ok();
@@ -58,8 +66,25 @@ void model_close(Model *model)
 {
     if (model->arena.base)
         arena_close(&model->arena);
+    if (model->master.base)
+        arena_close(&model->master);
     params_free(&model->params);
     *model = (Model){0};
+}
+
+void model_freeze(Model *model)
+{
+    if (!model->master.base)
+        return;
+    Tensor beside = tensor_new1(&model->arena, DTYPE_F32, model->params.beside_count);
+    params_freeze(model->device, &model->params, beside);
+    device_finish(model->device); /* the copies have read it */
+    arena_close(&model->master);
+}
+
+size_t model_bytes(const Model *model)
+{
+    return model->arena.high_water + model->master.high_water;
 }
 
 void model_copy(Model *to, const Model *from)

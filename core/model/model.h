@@ -9,7 +9,8 @@ typedef struct Model {
     ModelShape shape;
     HeadKind head;
     Device *device;
-    Arena arena; /* model lifetime: parameters, rope table */
+    Arena arena;  /* model lifetime: parameters, rope table */
+    Arena master; /* the F32 parameters where layers multiply narrower ones, until model_freeze; else not open */
     Params params;
     Tensor rope; /* (positions_max, head_dim / 2, 2), absent with learned positions */
 } Model;
@@ -18,6 +19,10 @@ typedef struct Model {
  * STATUS_MEMORY: more than the machine has. On failure nothing stays open. */
 Status model_open(Model *model, Device *device, const ModelShape *shape, HeadKind head);
 void model_close(Model *model);
+/* It will never learn nor be saved: where layers multiply narrower parameters, the F32 ones go, but for gains and biases. */
+void model_freeze(Model *model);
+/* Bytes on the device. */
+size_t model_bytes(const Model *model);
 /* Copy every view that both have (a critic from a reward model, a reward model from an SFT model); what `to` alone has stays. Shapes must be equal. */
 void model_copy(Model *to, const Model *from);
 

@@ -134,6 +134,17 @@ static void view_name(ViewKind kind, int64_t layer, char *name, size_t size)
         snprintf(name, size, "%s", format);
 }
 
+/* Gains and biases are few, and added to sums that are F32; the scalar head's sums are the values and rewards themselves. */
+static bool view_flows(ViewKind kind)
+{
+    return view_rows[kind].ndim == 2 && kind != VIEW_SCORE_WEIGHT;
+}
+
+static int64_t aligned(int64_t count)
+{
+    return (count + VIEW_FLOATS_ALIGN - 1) / VIEW_FLOATS_ALIGN * VIEW_FLOATS_ALIGN;
+}
+
 static void params_add(Params *params, const ModelShape *shape, HeadKind head, ViewKind kind, int64_t layer,
                        int *capacity)
 {
@@ -152,12 +163,15 @@ static void params_add(Params *params, const ModelShape *shape, HeadKind head, V
         .rows_stored = rows_stored,
         .offset = params->count,
         .count = rows_stored * columns,
+        .beside = view_flows(kind) ? -1 : params->beside_count,
         .decay = view_rows[kind].decay,
         .init = view_rows[kind].init,
         .deviation = view_deviation(kind, shape),
     };
     view_name(kind, layer, view->name, sizeof view->name);
-    params->count += (view->count + VIEW_FLOATS_ALIGN - 1) / VIEW_FLOATS_ALIGN * VIEW_FLOATS_ALIGN;
+    params->count += aligned(view->count);
+    if (view->beside >= 0)
+        params->beside_count += aligned(view->count);
 }
 
 void params_layout(Params *params, const ModelShape *shape, HeadKind head)
@@ -194,19 +208,19 @@ int params_find(const Params *params, const char *name)
     return -1;
 }
 
-static Tensor view_tensor(Tensor flat, const ParamView *view)
+static Tensor view_tensor(Tensor flat, const ParamView *view, int64_t offset)
 {
     if (!tensor_present(flat))
         return tensor_absent();
-    Tensor range = tensor_range(flat, view->offset, view->count);
+    Tensor range = tensor_range(flat, offset, view->count);
     return view->ndim == 2 ? tensor_reshape2(range, view->rows_stored, view->shape[1]) : range;
 }
 
 Parameter params_get(const Params *params, int view)
 {
     REQUIRE(view >= 0 && view < params->views, "view %d of %d", view, params->views);
-    Parameter parameter = {view_tensor(params->value, &params->view[view]),
-                           view_tensor(params->grad, &params->view[view])};
+    const ParamView *at = &params->view[view];
+    Parameter parameter = {view_tensor(params->value, at, at->offset), view_tensor(params->grad, at, at->offset)};
     return parameter;
 }
 
@@ -216,23 +230,33 @@ int params_index(const Params *params, ViewKind kind, int64_t layer)
     return first < 0 ? -1 : first + (view_in_layer(kind) ? (int)layer * params->layer_views : 0);
 }
 
-/* Gains and biases are few, and added to sums that are F32; the scalar head's sums are the values and rewards themselves. */
-static bool view_flows(const ParamView *view, ViewKind kind)
-{
-    return view->ndim == 2 && kind != VIEW_SCORE_WEIGHT;
-}
-
 Parameter params_of(const Params *params, ViewKind kind, int64_t layer)
 {
     int index = params_index(params, kind, layer);
     if (index < 0)
         return (Parameter){tensor_absent(), tensor_absent()};
     Parameter parameter = params_get(params, index);
-    if (tensor_present(params->narrow) && view_flows(&params->view[index], kind)) {
+    const ParamView *view = &params->view[index];
+    if (tensor_present(params->narrow) && view->beside < 0) {
         REQUIRE(params->narrowed, "parameters were written, and not narrowed since");
-        parameter.value = view_tensor(params->narrow, &params->view[index]);
+        parameter.value = view_tensor(params->narrow, view, view->offset);
+    } else if (tensor_present(params->beside)) {
+        parameter.value = view_tensor(params->beside, view, view->beside);
     }
     return parameter;
+}
+
+void params_freeze(Device *device, Params *params, Tensor beside)
+{
+    tensor_check(beside, "parameters beside", DTYPE_F32, 1, params->beside_count, -1);
+    for (int i = 0; i < params->views; i++) {
+        const ParamView *view = &params->view[i];
+        if (view->beside >= 0)
+            tensor_copy(device, tensor_range(beside, view->beside, view->count),
+                        tensor_range(params->value, view->offset, view->count));
+    }
+    params->beside = beside;
+    params->value = tensor_absent();
 }
 
 void params_narrow(Device *device, Params *params)

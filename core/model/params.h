@@ -21,6 +21,7 @@ typedef struct ParamView {
     int64_t rows_stored; /* shape[0], or vocab rounded up */
     int64_t offset;      /* in floats from the start of the flat buffer */
     int64_t count;       /* stored floats */
+    int64_t beside;      /* offset among the views that layers read in F32 whatever flows; -1: a matrix of `narrow` */
     bool decay;          /* weight decay applies: matrices, not norms, biases or position tables */
     InitKind init;
     double deviation; /* of INIT_NORMAL */
@@ -58,9 +59,11 @@ typedef struct Params {
     int first[VIEW_KINDS]; /* index of the kind's view, of layer 0 where there are layers; -1: the model has none */
     int layer_views;       /* views per layer */
     int64_t count;         /* floats in the flat buffer, gaps included; a multiple of 64 */
-    Tensor value;          /* (count) F32 on the device */
+    int64_t beside_count;  /* floats of those views, gaps included */
+    Tensor value;          /* (count) F32 on the device; absent once frozen (model_freeze) */
     Tensor grad;           /* (count) or absent: frozen */
     Tensor narrow;         /* (count) BF16: what layers multiply, where that is not `value` itself; or absent */
+    Tensor beside;         /* (beside_count) F32: gains and biases of a frozen model; absent otherwise */
     bool narrowed;         /* `narrow` is made of what `value` holds now */
 } Params;
 
@@ -71,6 +74,8 @@ void params_free(Params *params);
 int params_find(const Params *params, const char *name);
 /* Whoever has written to `value` calls this before the model is used: makes `narrow` of it, where there is one. */
 void params_narrow(Device *device, Params *params);
+/* From now on `beside` (beside_count) F32 and `narrow` are all there is: `value` goes (its memory is the caller's). */
+void params_freeze(Device *device, Params *params, Tensor beside);
 /* A view as a Parameter of its logical dimensions with stored rows; grad absent where params->grad is. */
 Parameter params_get(const Params *params, int view);
 /* Index of the view of a kind in `layer` (0 for kinds outside layers), or -1. */

@@ -25,10 +25,22 @@ ModelShape tiny_shape(const char *arch, bool tied)
     return shape;
 }
 
+static Status open_cpu(Device *device)
+{
+    return device_open_cpu(device, 1, NULL);
+}
+
+static Status (*open_device)(Device *device) = open_cpu;
+
+void tiny_use_device(Status (*open)(Device *device))
+{
+    open_device = open ? open : open_cpu;
+}
+
 void tiny_open_device(Tiny *tiny)
 {
     *tiny = (Tiny){0};
-    assert_ok(device_open_cpu(&tiny->device, 1, NULL));
+    assert_ok(open_device(&tiny->device));
     assert_ok(device_arena(&tiny->device, &tiny->step, "step", 0));
     tiny->tape = tape_open();
     tiny->exec = (Exec){&tiny->device, &tiny->step, NULL};
@@ -54,6 +66,7 @@ void tiny_open(Tiny *tiny, const ModelShape *shape, HeadKind head, uint64_t seed
         for (int64_t i = 0; params->view[v].init == INIT_NORMAL && i < params->view[v].count; i++)
             host[params->view[v].offset + i] *= gain;
     tensor_write(&tiny->device, params->value, host);
+    params_narrow(&tiny->device, params);
     memory_free(&host);
 }
 

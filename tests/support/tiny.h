@@ -1,4 +1,4 @@
-/* tiny.h -- a small model on the CPU with everything a test needs to run it forward and backward. */
+/* tiny.h -- a small model, on the CPU unless told otherwise, with everything a test needs to run it forward and backward. */
 #ifndef TESTS_SUPPORT_TINY_H
 #define TESTS_SUPPORT_TINY_H
 
@@ -15,6 +15,8 @@ typedef struct Tiny {
 
 /* 2 layers, width 32, 4 heads that share 2 key heads, ffn 48, vocab 70 (so that the stored tail exists), 64 positions. */
 ModelShape tiny_shape(const char *arch, bool tied);
+/* What tiny_open and tiny_open_device open from now on; NULL: the CPU with one thread. */
+void tiny_use_device(Status (*open)(Device *device));
 /* Parameters by params_initialise(seed), matrices times `gain` so that logits are far from uniform. */
 void tiny_open(Tiny *tiny, const ModelShape *shape, HeadKind head, uint64_t seed, float gain);
 /* The device and the model's memory, parameters zero: for tests that read them from a file. Model not opened yet. */
