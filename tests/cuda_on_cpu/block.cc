@@ -16,13 +16,12 @@ __thread uint3 threadIdx, blockIdx, blockDim, gridDim;
 namespace cuda_on_cpu
 {
 
-enum State { UNSTARTED, READY, AT_BARRIER, AT_WARP, DONE };
+enum State : uint8_t { READY, AT_BARRIER, AT_WARP, DONE };
 
+/* What a thread waits with. */
 struct Thread {
     Fiber *fiber;
-    State state;
-    Place place; /* where it waits */
-    int predicate;
+    Place place;
     unsigned mask;
     WarpApply apply;
     void *payload;
@@ -33,15 +32,25 @@ struct SharedPart {
     size_t offset, bytes;
 };
 
+/* One for each operating-system thread, used again for every block. */
 struct Block {
     const Launch *launch;
     unsigned threads_count, started, done;
-    std::vector<Thread> threads;
-    std::vector<unsigned> turn; /* the order of this round */
+    bool one_dimension;
+    Thread threads[BLOCK_THREADS_MAX];
+    State state[BLOCK_THREADS_MAX];
+    unsigned warp_waiting[BLOCK_THREADS_MAX / WARP_LANES]; /* lanes that are AT_WARP */
+    uint16_t turn[BLOCK_THREADS_MAX];                      /* the order of this round */
+    unsigned cursor;                                       /* the next of them */
+    bool progress;                                         /* has any run in this round? */
+    bool rolling; /* all have started: a thread that waits goes on to the next */
     uint64_t random;
     Order order;
     unsigned running; /* linear index */
-    int barrier_result;
+    unsigned at_barrier;
+    bool barriers_differ;
+    Place barrier; /* of the first that came */
+    int barrier_sum, barrier_result;
     std::vector<SharedPart> parts;
     size_t static_bytes;
     char *shared; /* (SHARED_BYTES_MAX): dynamic first, then static */
@@ -91,17 +100,19 @@ static const char *short_name(const char *file)
         if (named[i])
             continue;
         const Thread &a = block->threads[i];
+        const State state = block->state[i];
         unsigned alike = 0;
         for (unsigned j = i; j < block->threads_count; j++) {
             const Thread &b = block->threads[j];
-            bool same = a.state == b.state && (a.state == DONE || (a.place.line == b.place.line && a.mask == b.mask));
+            bool same = state == block->state[j] &&
+                        (state == DONE || (a.place.line == b.place.line && (state != AT_WARP || a.mask == b.mask)));
             if (same)
                 alike++;
             named[j] = named[j] || same;
         }
-        if (a.state == DONE)
+        if (state == DONE)
             fprintf(stderr, "  thread %u and %u more have ended\n", i, alike - 1);
-        else if (a.state == AT_BARRIER)
+        else if (state == AT_BARRIER)
             fprintf(stderr, "  thread %u and %u more wait at a block barrier, %s:%d\n", i, alike - 1,
                     short_name(a.place.file), a.place.line);
         else
@@ -121,21 +132,51 @@ static uint64_t random_next(uint64_t *state)
     return *state;
 }
 
+static bool barrier_open(Block *block);
+
 static void turns_set(Block *block)
 {
-    unsigned n = block->threads_count;
+    const unsigned n = block->threads_count;
     for (unsigned i = 0; i < n; i++)
-        block->turn[i] = block->order.kind == ORDER_REVERSE ? n - 1 - i : i;
-    if (block->order.kind == ORDER_RANDOM)
-        for (unsigned i = n - 1; i > 0; i--)
-            std::swap(block->turn[i], block->turn[random_next(&block->random) % (i + 1)]);
+        block->turn[i] = (uint16_t)(block->order.kind == ORDER_REVERSE ? n - 1 - i : i);
+}
+
+static void turns_shuffle(Block *block)
+{
+    for (unsigned i = block->threads_count - 1; i > 0; i--)
+        std::swap(block->turn[i], block->turn[(random_next(&block->random) >> 32) * (i + 1) >> 32]);
 }
 
 static void enter(Block *block, unsigned index)
 {
     block->running = index;
-    unsigned plane = blockDim.x * blockDim.y;
+    if (block->one_dimension) {
+        threadIdx.x = index;
+        return;
+    }
+    const unsigned plane = blockDim.x * blockDim.y;
     threadIdx = {index % blockDim.x, index % plane / blockDim.x, index / plane};
+}
+
+/* The thread whose turn it is, entered. When a round brought nothing forward, a barrier opens, or there is a report. */
+static Fiber *next_take(Block *block)
+{
+    for (;;) {
+        while (block->cursor < block->threads_count) {
+            unsigned index = block->turn[block->cursor++];
+            if (block->state[index] != READY)
+                continue;
+            block->progress = true;
+            enter(block, index);
+            return block->threads[index].fiber;
+        }
+        if (!block->progress && !barrier_open(block))
+            report_deadlock(block);
+        block->progress = false;
+        block->cursor = 0;
+        if (block->order.kind == ORDER_RANDOM)
+            turns_shuffle(block);
+    }
 }
 
 /* Fibers that no thread owns, kept between blocks. */
@@ -150,13 +191,21 @@ static void fiber_main(void *self)
     for (;;) {
         while (block->started < block->threads_count) {
             unsigned index = block->turn[block->started++];
-            block->threads[index].state = READY;
+            block->state[index] = READY;
             enter(block, index);
             block->launch->body();
-            block->threads[block->running].state = DONE;
+            block->state[block->running] = DONE;
             block->done++;
         }
-        fiber_suspend(own);
+        if (!block->rolling) {
+            fiber_suspend(own);
+            continue;
+        }
+        idle.push_back(own);
+        if (block->done < block->threads_count)
+            fiber_switch(own, next_take(block));
+        else
+            fiber_suspend(own);
     }
 }
 
@@ -173,14 +222,18 @@ static Fiber *fiber_take(Block *block)
 static void thread_wait(Block *block, State state, Place place)
 {
     Thread &thread = block->threads[block->running];
-    if (!thread.fiber) {
+    if (!block->rolling) {
         thread.fiber = starter;
         starter = NULL;
     }
-    thread.state = state;
+    block->state[block->running] = state;
     thread.place = place;
     block->counts.switches++;
-    fiber_suspend(thread.fiber);
+    if (!block->rolling)
+        return fiber_suspend(thread.fiber);
+    Fiber *next = next_take(block);
+    if (next != thread.fiber)
+        fiber_switch(thread.fiber, next);
 }
 
 static void start_all(Block *block)
@@ -198,10 +251,19 @@ static void start_all(Block *block)
 
 /* --- Barriers and warps --- */
 
+static bool same_place(const Place &a, const Place &b)
+{
+    return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
+}
+
 int block_barrier(Place place, int predicate)
 {
     Block *block = current;
-    block->threads[block->running].predicate = predicate;
+    if (block->at_barrier++ == 0)
+        block->barrier = place;
+    else
+        block->barriers_differ = block->barriers_differ || !same_place(block->barrier, place);
+    block->barrier_sum += predicate != 0;
     thread_wait(block, AT_BARRIER, place);
     return block->barrier_result;
 }
@@ -209,51 +271,51 @@ int block_barrier(Place place, int predicate)
 /* Opens the barrier if every thread stands at it. */
 static bool barrier_open(Block *block)
 {
-    const Place &place = block->threads[0].place;
-    for (const Thread &thread : block->threads)
-        if (thread.state != AT_BARRIER || thread.place.line != place.line || strcmp(thread.place.file, place.file) != 0)
-            return false;
-    block->barrier_result = 0;
-    for (Thread &thread : block->threads) {
-        block->barrier_result += thread.predicate != 0;
-        thread.state = READY;
-    }
+    if (block->at_barrier != block->threads_count || block->barriers_differ)
+        return false;
+    block->barrier_result = block->barrier_sum;
+    block->barrier_sum = 0;
+    block->at_barrier = 0;
+    memset(block->state, READY, block->threads_count);
     block->counts.barriers++;
     return true;
 }
 
+/* The last lane to come does it for all. Several meetings of one warp may be under way, of disjoint masks. */
 void warp_meet(Place place, unsigned mask, WarpApply apply, void *payload)
 {
     Block *block = current;
-    unsigned lane = block->running % WARP_LANES, first = block->running - lane;
+    const unsigned lane = block->running % WARP_LANES, first = block->running - lane;
+    unsigned &waiting = block->warp_waiting[first / WARP_LANES];
     if (!(mask >> lane & 1))
         defect("%s:%d: mask %08x leaves out the lane %u that calls", short_name(place.file), place.line, mask, lane);
+    if (block->threads_count - first < WARP_LANES && mask >> (block->threads_count - first))
+        defect("%s:%d: mask %08x names lanes that the warp does not have: it has %u", short_name(place.file),
+               place.line, mask, block->threads_count - first);
     Thread &self = block->threads[block->running];
     self.mask = mask;
     self.apply = apply;
     self.payload = payload;
-    self.place = place;
     void *payloads[WARP_LANES] = {0};
-    bool all = true;
-    for (unsigned other = 0; other < WARP_LANES; other++) {
+    bool all = ((waiting | 1u << lane) & mask) == mask;
+    for (unsigned other = 0; other < WARP_LANES && all; other++) {
         if (!(mask >> other & 1))
             continue;
-        if (first + other >= block->threads_count)
-            defect("%s:%d: mask %08x names lane %u, and the warp has %u", short_name(place.file), place.line, mask,
-                   other, block->threads_count - first);
         const Thread &thread = block->threads[first + other];
-        all = all && (other == lane || (thread.state == AT_WARP && thread.mask == mask && thread.apply == apply));
+        all = thread.mask == mask && thread.apply == apply;
         payloads[other] = thread.payload;
     }
     if (!all) {
+        waiting |= 1u << lane;
         thread_wait(block, AT_WARP, place);
         return;
     }
     apply(payloads, mask);
     block->counts.warp_operations++;
+    waiting &= ~mask;
     for (unsigned other = 0; other < WARP_LANES; other++)
-        if ((mask >> other & 1) && other != lane)
-            block->threads[first + other].state = READY;
+        if (mask >> other & 1)
+            block->state[first + other] = READY;
 }
 
 /* --- Shared memory --- */
@@ -322,52 +384,68 @@ bool block_is_running(void)
 
 static const size_t SHARED_ROOM = SHARED_BYTES_MAX + 64 * SHARED_GAP;
 
+static Block *block_new(void)
+{
+    Block *block = new Block();
+    block->shared = (char *)aligned_alloc(SHARED_ALIGN, SHARED_ROOM);
+    return block;
+}
+
+static void block_clear(Block *block)
+{
+    block->started = block->done = 0;
+    block->rolling = false;
+    block->at_barrier = 0;
+    block->barrier_sum = 0;
+    block->parts.clear();
+    block->at_end.clear();
+    block->static_bytes = 0;
+    block->counts = {};
+    memset(block->warp_waiting, 0, sizeof block->warp_waiting);
+    memset(block->shared, 0xff, block->launch->dynamic_bytes + SHARED_GAP);
+}
+
+static void count(const Block *block)
+{
+    total_blocks.fetch_add(1, std::memory_order_relaxed);
+    total_threads.fetch_add(block->threads_count, std::memory_order_relaxed);
+    if (!block->counts.switches)
+        return;
+    total_barriers.fetch_add(block->counts.barriers, std::memory_order_relaxed);
+    total_warp_operations.fetch_add(block->counts.warp_operations, std::memory_order_relaxed);
+    total_switches.fetch_add(block->counts.switches, std::memory_order_relaxed);
+}
+
 void block_run(const Launch &launch, uint3 index, Order order)
 {
-    static thread_local std::unique_ptr<void, void (*)(void *)> shared(aligned_alloc(SHARED_ALIGN, SHARED_ROOM), free);
-    Block block = {};
-    block.launch = &launch;
-    block.threads_count = launch.block.x * launch.block.y * launch.block.z;
-    block.threads.resize(block.threads_count);
-    block.turn.resize(block.threads_count);
-    block.order = order;
-    block.random = (order.seed * 0x9e3779b97f4a7c15u + 1) ^
-                   (index.x * 0xbf58476d1ce4e5b9u + index.y * 0x94d049bb133111ebu + index.z) ^ 0x2545f4914f6cdd1du;
-    block.shared = (char *)shared.get();
-    memset(block.shared, 0xff, launch.dynamic_bytes + SHARED_GAP);
+    static thread_local Block *block = block_new();
+    block->launch = &launch;
+    block->threads_count = launch.block.x * launch.block.y * launch.block.z;
+    block->one_dimension = launch.block.y * launch.block.z == 1;
+    block->order = order;
+    block->random = (order.seed * 0x9e3779b97f4a7c15u + 1) ^
+                    (index.x * 0xbf58476d1ce4e5b9u + index.y * 0x94d049bb133111ebu + index.z) ^ 0x2545f4914f6cdd1du;
+    block_clear(block);
+    threadIdx = {0, 0, 0};
     blockIdx = index;
     blockDim = {launch.block.x, launch.block.y, launch.block.z};
     gridDim = {launch.grid.x, launch.grid.y, launch.grid.z};
-    current = &block;
+    current = block;
 
-    turns_set(&block);
-    start_all(&block);
-    while (block.done < block.threads_count) {
-        bool progress = false;
-        turns_set(&block);
-        for (unsigned i : block.turn) {
-            Thread &thread = block.threads[i];
-            if (thread.state != READY)
-                continue;
-            progress = true;
-            enter(&block, i);
-            fiber_resume(thread.fiber);
-            if (thread.state == DONE) {
-                idle.push_back(thread.fiber);
-                thread.fiber = NULL;
-            }
-        }
-        if (!progress && !barrier_open(&block))
-            report_deadlock(&block);
+    turns_set(block);
+    if (order.kind == ORDER_RANDOM)
+        turns_shuffle(block);
+    start_all(block);
+    if (block->done < block->threads_count) {
+        block->rolling = true;
+        block->progress = true;
+        block->cursor = block->threads_count;
+        fiber_resume(next_take(block)); /* comes back when all are done */
     }
-    for (void (*call)(void) : block.at_end)
+    for (void (*call)(void) : block->at_end)
         call();
     current = NULL;
-    total_blocks++;
-    total_threads += block.threads_count;
-    total_barriers += block.counts.barriers;
-    total_warp_operations += block.counts.warp_operations;
-    total_switches += block.counts.switches;
+    count(block);
 }
 
 } // namespace cuda_on_cpu

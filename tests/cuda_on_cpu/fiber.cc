@@ -31,14 +31,26 @@ struct Fiber {
     void *argument;
     bool started;
 #ifdef FIBER_BY_UCONTEXT
-    ucontext_t own, caller;
+    ucontext_t own;
 #else
-    void *own, *caller; /* stack pointers while not running */
+    void *own; /* stack pointer while not running */
 #endif
-    void *own_fake, *caller_fake; /* AddressSanitizer's shadow of each stack */
-    const void *caller_bottom;
-    size_t caller_bytes;
+    void *fake; /* AddressSanitizer's shadow of the stack */
 };
+
+/* The operating-system thread's own stack. */
+struct Root {
+#ifdef FIBER_BY_UCONTEXT
+    ucontext_t own;
+#else
+    void *own;
+#endif
+    void *fake;
+    const void *bottom;
+    size_t bytes;
+    bool left; /* just now: who arrives learns the root's stack */
+};
+static thread_local Root root;
 
 #ifndef FIBER_BY_UCONTEXT
 extern "C" void cuda_on_cpu_switch(void **save, void *to);
@@ -135,10 +147,22 @@ static void switch_end(void *fake, const void **bottom, size_t *bytes)
 #endif
 }
 
+static void arrive(Fiber *fiber)
+{
+    const void *bottom = NULL;
+    size_t bytes = 0;
+    switch_end(fiber->fake, &bottom, &bytes);
+    if (root.left) {
+        root.bottom = bottom;
+        root.bytes = bytes;
+        root.left = false;
+    }
+}
+
 static void first_steps(void *self)
 {
     Fiber *fiber = (Fiber *)self;
-    switch_end(NULL, &fiber->caller_bottom, &fiber->caller_bytes);
+    arrive(fiber);
     fiber->entry(fiber->argument);
     fprintf(stderr, "cuda_on_cpu: a fiber's entry returned\n");
     abort();
@@ -180,6 +204,7 @@ void fiber_restart(Fiber *fiber, void (*entry)(void *), void *argument)
 {
     fiber->entry = entry;
     fiber->argument = argument;
+    fiber->fake = NULL;
     getcontext(&fiber->own);
     fiber->own.uc_stack.ss_sp = fiber->bottom;
     fiber->own.uc_stack.ss_size = fiber->usable_bytes;
@@ -187,15 +212,7 @@ void fiber_restart(Fiber *fiber, void (*entry)(void *), void *argument)
                 (unsigned)(uintptr_t)fiber);
 }
 
-void fiber_resume(Fiber *fiber)
-{
-    swapcontext(&fiber->caller, &fiber->own);
-}
-
-void fiber_suspend(Fiber *fiber)
-{
-    swapcontext(&fiber->own, &fiber->caller);
-}
+#define SWITCH(from, to) swapcontext(&(from)->own, &(to)->own)
 
 #else
 
@@ -203,24 +220,34 @@ void fiber_restart(Fiber *fiber, void (*entry)(void *), void *argument)
 {
     fiber->entry = entry;
     fiber->argument = argument;
+    fiber->fake = NULL;
     fiber->own = stack_prepare(fiber->bottom + fiber->usable_bytes, first_steps, fiber);
-    fiber->own_fake = NULL;
 }
+
+#define SWITCH(from, to) cuda_on_cpu_switch(&(from)->own, (to)->own)
+
+#endif
 
 void fiber_resume(Fiber *fiber)
 {
-    switch_begin(&fiber->caller_fake, fiber->bottom, fiber->usable_bytes);
-    cuda_on_cpu_switch(&fiber->caller, fiber->own);
-    switch_end(fiber->caller_fake, NULL, NULL);
+    root.left = true;
+    switch_begin(&root.fake, fiber->bottom, fiber->usable_bytes);
+    SWITCH(&root, fiber);
+    switch_end(root.fake, NULL, NULL);
 }
 
 void fiber_suspend(Fiber *fiber)
 {
-    switch_begin(&fiber->own_fake, fiber->caller_bottom, fiber->caller_bytes);
-    cuda_on_cpu_switch(&fiber->own, fiber->caller);
-    switch_end(fiber->own_fake, &fiber->caller_bottom, &fiber->caller_bytes);
+    switch_begin(&fiber->fake, root.bottom, root.bytes);
+    SWITCH(fiber, &root);
+    arrive(fiber);
 }
 
-#endif
+void fiber_switch(Fiber *from, Fiber *to)
+{
+    switch_begin(&from->fake, to->bottom, to->usable_bytes);
+    SWITCH(from, to);
+    arrive(from);
+}
 
 } // namespace cuda_on_cpu

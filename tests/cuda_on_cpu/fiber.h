@@ -21,10 +21,12 @@ Fiber *fiber_new(void (*entry)(void *argument), void *argument);
 /* Begin anew on the same stack, whatever was there. */
 void fiber_restart(Fiber *fiber, void (*entry)(void *argument), void *argument);
 void fiber_delete(Fiber *fiber);
-/* From the thread's own stack into the fiber; returns at the fiber's next fiber_suspend(). */
+/* From the thread's own stack into the fiber; returns when a fiber suspends. */
 void fiber_resume(Fiber *fiber);
-/* From the running fiber back to its fiber_resume(). */
+/* From the running fiber back to the thread's own stack. */
 void fiber_suspend(Fiber *fiber);
+/* From the running fiber into another. */
+void fiber_switch(Fiber *from, Fiber *to);
 
 } // namespace cuda_on_cpu
 #endif

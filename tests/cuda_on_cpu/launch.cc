@@ -1,6 +1,7 @@
 /* launch.cc -- a grid is its blocks, in an order that the test chooses, over the cores there are. */
 #include <omp.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
@@ -65,7 +66,8 @@ static void grid_run(const Launch &launch)
     int64_t blocks = (int64_t)launch.grid.x * launch.grid.y * launch.grid.z;
     uint64_t step = order.kind == ORDER_RANDOM ? step_choose(order.seed, (uint64_t)blocks) : 1;
     DeviceMemoryOpen open; /* kernels may touch device memory; the host may not */
-#pragma omp parallel for schedule(dynamic, 1) if (blocks > 1)
+    const int64_t together = std::max<int64_t>(1, std::min<int64_t>(16, blocks / 64));
+#pragma omp parallel for schedule(dynamic, together) if (blocks > 1)
     for (int64_t turn = 0; turn < blocks; turn++) {
         int64_t at = order.kind == ORDER_REVERSE ? blocks - 1 - turn : turn;
         if (order.kind == ORDER_RANDOM)
