@@ -59,6 +59,8 @@ bool shared_holds(const void *at, size_t bytes);
 /* Call this once, when the running block has ended. */
 void block_at_end(void (*call)(void));
 const char *kernel_name(void);
+/* Of every launch that is accepted (launches.cc). */
+void launch_note(const char *name, const void *kernel, unsigned threads, size_t dynamic_bytes);
 /* Linear index of the running thread in its block. */
 unsigned thread_linear(void);
 bool block_is_running(void);

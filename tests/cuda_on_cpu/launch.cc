@@ -91,6 +91,7 @@ void launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t 
         error_set(cudaErrorInvalidValue);
         return;
     }
+    launch_note(name, kernel, (unsigned)threads, dynamic_bytes);
     Launch what = {name, std::move(body), grid, block, dynamic_bytes};
     stream_add(stream, name, [what = std::move(what)] { grid_run(what); });
 }
