@@ -1,6 +1,7 @@
 /* bench.c -- our side of the side-by-side benchmark: sets up one piece of work, then does it as often as it is told to.
  *
  *        build/tests/bench WORK key=value ... [threads=N] [isa=NAME] [dir=/tmp] [profile=1] [repeat=N] [rounds=N]
+ *        build/tests/bench_gpu WORK key=value ... [device=cuda [precision=fp32|bf16] [matmul=fp32|tf32]]
  *
  * Protocol (the peers' workers speak it too): one JSON line {"ready": true, "setup_seconds": s}; for each line "go" on standard input the work is
  * done once, and one line {"seconds": s, ...} tells; "end", or the end of input, brings {"peak_bytes": n} and the end. With rounds=N nothing is
@@ -18,11 +19,12 @@
 #include "core/base/text.h"
 #include "core/train/profile_report.h"
 #include "kernels/cpu/device_cpu.h"
+#include "kernels/cuda/device_cuda.h"
 #include "tests/bench/work.h"
 
 static const Work *const works[] = {
     &work_machine, &work_train, &work_adamw, &work_decode,  &work_prefill,  &work_score, &work_lengths,
-    &work_ppo,     &work_load,  &work_save,  &work_restore, &work_tokenise, &work_start,
+    &work_ppo,     &work_load,  &work_save,  &work_restore, &work_tokenise, &work_start, &work_ops,
 };
 enum { WORKS = sizeof works / sizeof *works };
 
@@ -69,13 +71,18 @@ static void figures_print(const Figures *figures)
     fflush(stdout);
 }
 
-/* One round: the work `repeat` times, and the mean of each figure. [collective] */
+/* One round: the work `repeat` times, and the mean of each figure; what its ops come to beside (core/tensor/cost.c), of this rank. [collective] */
 static Status round_run(Bench *bench, const Work *work, void *self, int64_t repeat, Figures *mean)
 {
     *mean = (Figures){0};
     for (int64_t i = 0; i < repeat; i++) {
         Figures figures = {0};
+        device_counters_reset(&bench->device);
         TRY(work->once(bench, self, &figures));
+        device_finish(&bench->device);
+        const OpCounter asked = device_total(&bench->device);
+        figures_add(&figures, "flops", asked.flops);
+        figures_add(&figures, "op_bytes", asked.bytes);
         for (int f = 0; f < figures.count; f++) {
             if (i == 0)
                 figures_add(mean, figures.figure[f].name, 0);
@@ -164,13 +171,28 @@ static Status work_run(Bench *bench, const Work *work, double started)
     return status;
 }
 
+/* The CPU, or with device=cuda the visible GPU of this rank's number. */
+static Status device_open_asked(Bench *bench, int threads)
+{
+    const char *isa = bench_text(bench, "isa", NULL), *precision = bench_text(bench, "precision", "fp32"),
+               *matmul = bench_text(bench, "matmul", "fp32");
+    if (strcmp(bench_text(bench, "device", "cpu"), "cuda") != 0)
+        return device_open_cpu(&bench->device, threads, isa);
+    int devices = 0;
+    TRY(cuda_devices_count(&devices));
+    const CudaOptions options = {
+        .index = comm_rank(bench->comm) % devices, .tf32 = strcmp(matmul, "tf32") == 0, .threads = threads};
+    TRY(device_open_cuda(&bench->device, &options));
+    return device_set_flow(&bench->device, strcmp(precision, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32);
+}
+
 static Status bench_run(Bench *bench, const Work *work, char **words, double started)
 {
     TRY(options_read(bench, words));
     TRY(bootstrap_open(&bench->bootstrap));
     bench->comm = bench->bootstrap.comm;
     int threads = bootstrap_set_threads(&bench->bootstrap, bench_int(bench, "threads", bench->bootstrap.cores_auto));
-    Status status = device_open_cpu(&bench->device, threads, bench_text(bench, "isa", NULL));
+    Status status = device_open_asked(bench, threads);
     if (!status_failed(status)) {
         TRY(device_arena(&bench->device, &bench->model, "bench", 0));
         TRY(device_arena(&bench->device, &bench->step, "step", 0));

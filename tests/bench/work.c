@@ -79,6 +79,18 @@ static const NamedShape shapes[] = {
       .norm_epsilon = 1e-5f,
       .rope_base = 100000.0f,
       .tied = true}},
+    {"gpt2-xl",
+     "gpt2",
+     {.layers = 48,
+      .width = 1600,
+      .heads = 25,
+      .kv_heads = 25,
+      .head_dim = 64,
+      .ffn = 6400,
+      .vocab = 50257,
+      .positions_max = 1024,
+      .norm_epsilon = 1e-5f,
+      .tied = true}},
 };
 
 Status shape_named(const char *name, ModelShape *shape)
@@ -89,7 +101,7 @@ Status shape_named(const char *name, ModelShape *shape)
             shape->arch = arch_find(shapes[i].arch);
             return status_ok();
         }
-    return status_error(STATUS_USAGE, "shape=%s: expected 260k, gpt2-124m or smol-135m", name);
+    return status_error(STATUS_USAGE, "shape=%s: expected 260k, gpt2-124m, gpt2-xl or smol-135m", name);
 }
 
 Status model_random(Bench *bench, const char *shape, HeadKind head, Model *model)

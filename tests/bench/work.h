@@ -57,8 +57,9 @@ extern const Work work_ppo;                           /* work_ppo.c */
 extern const Work work_load, work_save, work_restore; /* work_files.c */
 extern const Work work_tokenise;                      /* work_text.c */
 extern const Work work_start;                         /* work_start.c */
+extern const Work work_ops;                           /* work_ops.c */
 
-/* "260k", "gpt2-124m", "smol-135m": the shapes of stories260K, GPT-2 and SmolLM2-135M (work.c). */
+/* "260k", "gpt2-124m", "gpt2-xl", "smol-135m": the shapes of stories260K, GPT-2, GPT-2 XL and SmolLM2-135M (work.c). */
 Status shape_named(const char *name, ModelShape *shape);
 /* A model of option shape= with random weights of a fixed seed. */
 Status model_random(Bench *bench, const char *shape, HeadKind head, Model *model);
