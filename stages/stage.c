@@ -136,6 +136,8 @@ static Status stage_fresh_model(Stage *stage, const char *tokenizer_path, HeadKi
     TRY(comm_agree(stage->comm, model_open(model, stage->device, &shape, head)));
     if (!stage->dry)
         params_initialise(stage->device, &model->params, (uint64_t)stage->run.seed);
+    else
+        params_narrow(stage->device, &model->params);
     return status_ok();
 }
 

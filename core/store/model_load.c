@@ -128,6 +128,7 @@ static Status promise_open(const Promise *promise, Device *device, HeadKind head
                             "%s will hold a model without LM head (a reward model?); expected a language model",
                             promise->path);
     TRY(model_open(model, device, &promise->shape, head));
+    params_narrow(device, &model->params);
     *has_head = head == promise->head;
     strcpy(digest, "promised");
     return tokenizer && promise->tokenizer
