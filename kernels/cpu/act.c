@@ -41,17 +41,11 @@ void KERNEL(cast)(Device *device, const CastArgs *args)
     }
 }
 
-void KERNEL(rope)(Device *device, const RopeArgs *args)
+static void rope_tokens(const RopeArgs *args, Share tokens)
 {
     int64_t half = args->head_dim / 2;
-    REQUIRE(half <= 256, "head_dim %lld is above 512", (long long)args->head_dim);
-    for (int64_t t = 0; t < args->tokens; t++)
-        REQUIRE(args->position[t] >= 0 && args->position[t] < args->positions_max,
-                "position of token %lld is %d, outside [0, %lld)", (long long)t, args->position[t],
-                (long long)args->positions_max);
     float sign = args->inverse ? -1.0f : 1.0f;
-    PARALLEL_FOR(device, 3.0 * (double)args->tokens * (double)(args->heads * args->head_dim))
-    for (int64_t t = 0; t < args->tokens; t++) {
+    for (int64_t t = tokens.from; t < tokens.to; t++) {
         float cosine[256], sine[256];
         const float *table = args->table + args->position[t] * half * 2;
         for (int64_t j = 0; j < half; j++) {
@@ -67,6 +61,17 @@ void KERNEL(rope)(Device *device, const RopeArgs *args)
             }
         }
     }
+}
+
+void KERNEL(rope)(Device *device, const RopeArgs *args)
+{
+    REQUIRE(args->head_dim <= 512, "head_dim %lld is above 512", (long long)args->head_dim);
+    for (int64_t t = 0; t < args->tokens; t++)
+        REQUIRE(args->position[t] >= 0 && args->position[t] < args->positions_max,
+                "position of token %lld is %d, outside [0, %lld)", (long long)t, args->position[t],
+                (long long)args->positions_max);
+    ON_THREADS(cpu_threads(device, 3.0 * (double)args->tokens * (double)(args->heads * args->head_dim)),
+               rope_tokens(args, cpu_share(args->tokens, 1)));
 }
 
 /* Standard normal distribution function and density. */
@@ -170,11 +175,10 @@ static void swiglu_backward_row(const float *gate, const float *up, const float 
     }
 }
 
-void KERNEL(act_forward)(Device *device, const ActForwardArgs *args)
+static void act_forward_rows(const ActForwardArgs *args, Share rows)
 {
     int64_t width = args->width;
-    PARALLEL_FOR(device, 20.0 * (double)args->rows * (double)width)
-    for (int64_t i = 0; i < args->rows; i++) {
+    for (int64_t i = rows.from; i < rows.to; i++) {
         if (args->kind == ACT_SWIGLU)
             swiglu_forward_row(floats(args->x) + 2 * i * width, floats(args->x) + (2 * i + 1) * width,
                                floats(args->y) + i * width, width);
@@ -183,6 +187,12 @@ void KERNEL(act_forward)(Device *device, const ActForwardArgs *args)
         else
             act_forward_run(ACT_GELU_TANH, floats(args->x) + i * width, floats(args->y) + i * width, width);
     }
+}
+
+void KERNEL(act_forward)(Device *device, const ActForwardArgs *args)
+{
+    ON_THREADS(cpu_threads(device, 20.0 * (double)args->rows * (double)args->width),
+               act_forward_rows(args, cpu_share(args->rows, 1)));
 }
 
 void KERNEL(act_backward)(Device *device, const ActBackwardArgs *args)

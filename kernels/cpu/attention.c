@@ -398,6 +398,16 @@ static void attend(const AttentionForwardArgs *args, Item item)
         attend_few(args, &sequence, item);
 }
 
+/* Item number `part` of sequence s; `append`: it is the one that reads the sequence's new keys and values first. */
+static void attend_item(const AttentionForwardArgs *args, int64_t s, int64_t part, bool append)
+{
+    int64_t rows = (args->start[s + 1] - args->start[s]) * (args->heads / args->kv_heads);
+    int64_t from = part / args->kv_heads * TILE_ROWS, kv_head = part % args->kv_heads;
+    if (args->kv.k && append)
+        cache_append(args, s, kv_head);
+    attend(args, (Item){s, kv_head, from, min_i64(TILE_ROWS, rows - from)});
+}
+
 void KERNEL(attention_forward)(Device *device, const AttentionForwardArgs *args)
 {
     REQUIRE(args->head_dim <= HEAD_DIM_MAX && args->heads % args->kv_heads == 0,
@@ -426,6 +436,12 @@ void KERNEL(attention_forward)(Device *device, const AttentionForwardArgs *args)
     }
     int threads = cpu_threads(device, 4.0 * args->pairs * (double)(args->heads * args->head_dim));
     int64_t piece = lone ? max_i64(1, items / (16 * threads)) : 1;
+    if (threads == 1) {
+        for (int64_t s = 0; s < args->sequences; s++)
+            for (int64_t i = first[s]; i < first[s + 1]; i++)
+                attend_item(args, s, i - first[s], lone);
+        return;
+    }
 #pragma omp parallel for schedule(dynamic, piece) num_threads(threads)
     for (int64_t i = 0; i < items; i++) {
         int64_t low = 0, high = args->sequences - 1;
@@ -436,10 +452,6 @@ void KERNEL(attention_forward)(Device *device, const AttentionForwardArgs *args)
             else
                 high = middle - 1;
         }
-        int64_t rows = (args->start[low + 1] - args->start[low]) * group;
-        int64_t part = i - first[low], from = part / args->kv_heads * TILE_ROWS, kv_head = part % args->kv_heads;
-        if (args->kv.k && lone)
-            cache_append(args, low, kv_head);
-        attend(args, (Item){low, kv_head, from, min_i64(TILE_ROWS, rows - from)});
+        attend_item(args, low, i - first[low], lone);
     }
 }

@@ -19,12 +19,10 @@ static void check_embed(const EmbedArgs *args)
         check_indices(args->position, args->tokens, args->positions_max, "position of token");
 }
 
-void KERNEL(embed_forward)(Device *device, const EmbedArgs *args)
+static void embed_forward_tokens(const EmbedArgs *args, Share tokens)
 {
-    check_embed(args);
     int64_t width = args->width;
-    PARALLEL_FOR(device, (double)args->tokens * (double)width)
-    for (int64_t t = 0; t < args->tokens; t++) {
+    for (int64_t t = tokens.from; t < tokens.to; t++) {
         const float *row = floats(args->table) + args->token[t] * width;
         float *y = floats(args->y) + t * width;
         if (args->positions) {
@@ -35,6 +33,13 @@ void KERNEL(embed_forward)(Device *device, const EmbedArgs *args)
             memcpy(y, row, sizeof(float) * (size_t)width);
         }
     }
+}
+
+void KERNEL(embed_forward)(Device *device, const EmbedArgs *args)
+{
+    check_embed(args);
+    ON_THREADS(cpu_threads(device, (double)args->tokens * (double)args->width),
+               embed_forward_tokens(args, cpu_share(args->tokens, 1)));
 }
 
 void KERNEL(embed_backward)(Device *device, const EmbedArgs *args)

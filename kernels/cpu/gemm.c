@@ -31,10 +31,9 @@ static void scale_rows(Device *device, const GemmArgs *args)
     }
 }
 
-static void bias_add(Device *device, const GemmArgs *args)
+static void bias_add(const GemmArgs *args, Share rows)
 {
-    PARALLEL_FOR(device, (double)args->m * (double)args->n)
-    for (int64_t i = 0; i < args->m; i++) {
+    for (int64_t i = rows.from; i < rows.to; i++) {
         float *row = floats(args->c) + i * args->ldc;
         for (int64_t j = 0; j < args->n; j++)
             row[j] += args->bias[j];
@@ -64,7 +63,7 @@ void KERNEL(gemm)(Device *device, const GemmArgs *args)
         gemm_library(2.0 * (double)args->m * (double)args->n * (double)args->k < LONE_FLOPS ? 1 : device->threads,
                      args);
     if (args->bias)
-        bias_add(device, args);
+        ON_THREADS(cpu_threads(device, (double)args->m * (double)args->n), bias_add(args, cpu_share(args->m, 1)));
 }
 
 void KERNEL(bias_backward)(Device *device, const BiasBackwardArgs *args)

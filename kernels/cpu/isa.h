@@ -80,6 +80,28 @@ static inline int cpu_threads(const Device *device, double work)
 #define PARALLEL_FOR_UNEVEN(device, work)                                                                              \
     CPU_PRAGMA(omp parallel for schedule(dynamic, 1) num_threads(cpu_threads(device, (double)(work))))
 
+/* `call` on so many threads: one of them takes it as a plain call, because even a team of one enters the kernel of the
+ * system. Inside, cpu_share() says which part is whose. */
+#define ON_THREADS(threads, call)                                                                                      \
+    do {                                                                                                               \
+        int threads_ = (threads);                                                                                      \
+        if (threads_ == 1)                                                                                             \
+            call;                                                                                                      \
+        else                                                                                                           \
+            CPU_PRAGMA(omp parallel num_threads(threads_)) call;                                                       \
+    } while (0)
+
+/* Items [from, to) of this thread: even shares of whole units of them. */
+typedef struct Share {
+    int64_t from, to;
+} Share;
+static inline Share cpu_share(int64_t count, int64_t unit)
+{
+    int64_t units = (count + unit - 1) / unit, threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    int64_t from = units * thread / threads * unit, to = units * (thread + 1) / threads * unit;
+    return (Share){from < count ? from : count, to < count ? to : count};
+}
+
 /* How a sum over rows is cut: by the number of rows alone. */
 typedef struct SumBlocks {
     int64_t count, rows;

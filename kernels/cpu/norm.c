@@ -28,11 +28,10 @@ VEC_INLINE RowSums row_sums(const float *s, int64_t width, float centre)
     return (RowSums){vec_sum(first), vec_sum(second)};
 }
 
-void KERNEL(norm_forward)(Device *device, const NormForwardArgs *args)
+static void norm_forward_rows(const NormForwardArgs *args, Share rows)
 {
     int64_t width = args->width;
-    PARALLEL_FOR(device, 4.0 * (double)args->rows * (double)width)
-    for (int64_t i = 0; i < args->rows; i++) {
+    for (int64_t i = rows.from; i < rows.to; i++) {
         const float *s = floats(args->x) + i * width;
         if (args->residual) {
             const float *residual = floats(args->residual) + i * width;
@@ -58,6 +57,12 @@ void KERNEL(norm_forward)(Device *device, const NormForwardArgs *args)
         if (args->rstd)
             args->rstd[i] = rstd;
     }
+}
+
+void KERNEL(norm_forward)(Device *device, const NormForwardArgs *args)
+{
+    ON_THREADS(cpu_threads(device, 4.0 * (double)args->rows * (double)args->width),
+               norm_forward_rows(args, cpu_share(args->rows, 1)));
 }
 
 /* One row: adds to dgain and dbias before dx, which may stand on dy or dsum. */

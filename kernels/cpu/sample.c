@@ -194,6 +194,16 @@ static void sample_row(const SampleArgs *args, int64_t i, SampleRow *row, double
     args->logprob[i] = (float)((double)((row->logits[id] - row->largest) * inverse) - log_total);
 }
 
+/* weight (threads, vocab), order (threads, vocab) or NULL, block (threads, blocks of the vocabulary) */
+static void sample_rows(const SampleArgs *args, float *weight, int32_t *order, double *block, Share rows)
+{
+    int64_t thread = omp_get_thread_num(), vocab = args->vocab, blocks = (vocab + BLOCK - 1) / BLOCK;
+    for (int64_t i = rows.from; i < rows.to; i++) {
+        SampleRow row = {.weight = weight + thread * vocab, .order = order ? order + thread * vocab : NULL};
+        sample_row(args, i, &row, block + thread * blocks);
+    }
+}
+
 void KERNEL(sample)(Device *device, const SampleArgs *args)
 {
     REQUIRE(args->vocab >= 1 && args->vocab <= args->ld && args->temperature >= 0.0f,
@@ -207,10 +217,5 @@ void KERNEL(sample)(Device *device, const SampleArgs *args)
     int32_t *order = truncates ? arena_alloc(&device->scratch, sizeof(int32_t) * (size_t)(threads * vocab)) : NULL;
     if (!device->backend->computes)
         return;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t i = 0; i < args->rows; i++) {
-        int thread = omp_get_thread_num();
-        SampleRow row = {.weight = weight + thread * vocab, .order = order ? order + thread * vocab : NULL};
-        sample_row(args, i, &row, block + thread * blocks);
-    }
+    ON_THREADS(threads, sample_rows(args, weight, order, block, cpu_share(args->rows, 1)));
 }

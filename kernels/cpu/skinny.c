@@ -21,7 +21,8 @@ enum {
     ALONG_ROWS = 8,
     ROWS_MAX = 64,
     X_MAX = 196608,     /* floats of X that stay in the second cache */
-    DEPTH_MIN = 256,    /* the library is good at small matrices */
+    DEPTH_MIN = 256,    /* below, folding costs more than it saves unless a row is folded once or twice, or never */
+    FOLDED_FEW = 2,     /* rows */
     LINE = 16,          /* floats that memory gives at once */
     STRETCH = 24,       /* rows of W that a depth block of X serves before the next comes into the first cache */
     X_FLOATS = 8192,    /* of that cache */
@@ -32,17 +33,8 @@ bool KERNEL(skinny_suits)(const GemmArgs *args)
 {
     bool x_rows = !args->transpose_a || (args->m == 1 && args->lda == 1);
     int64_t rows_max = args->m * args->k <= X_MAX ? ROWS_MORE : ROWS_MAX;
-    return x_rows && args->transpose_b && args->m <= rows_max && args->n >= LANES && args->k >= DEPTH_MIN;
-}
-
-/* Rows [from, to) of n that this thread computes: even shares of whole units. */
-typedef struct Share {
-    int64_t from, to;
-} Share;
-static Share share_of(int64_t n, int64_t unit)
-{
-    int64_t units = (n + unit - 1) / unit, threads = omp_get_num_threads(), thread = omp_get_thread_num();
-    return (Share){min_i64(units * thread / threads * unit, n), min_i64(units * (thread + 1) / threads * unit, n)};
+    bool deep = args->k >= DEPTH_MIN || (args->k >= LANES && (args->m <= FOLDED_FEW || args->m >= LANES));
+    return x_rows && args->transpose_b && args->m <= rows_max && args->n >= LANES && deep;
 }
 
 VEC_INLINE void element_store(const GemmArgs *args, int64_t i, int64_t j, float sum, float beta, bool last)
@@ -191,18 +183,24 @@ static void along_stretch(const Along *along, Share share)
     }
 }
 
-static void product_along(Device *device, const GemmArgs *args)
+static void along_share(const GemmArgs *args, Share share)
 {
     int64_t depth = max_i64(X_FLOATS / args->m / 64 * 64, 64);
-    double work = 2.0 * (double)args->m * (double)args->n * (double)args->k;
-#pragma omp parallel num_threads(work < LONE_WORK ? 1 : device->threads)
-    {
-        Share share = share_of(args->n, STRETCH / 3);
-        for (int64_t j = share.from; j < share.to; j += STRETCH)
-            for (int64_t from = 0; from < args->k; from += depth)
-                along_stretch(&(Along){args, from, min_i64(from + depth, args->k)},
-                              (Share){j, min_i64(j + STRETCH, share.to)});
-    }
+    for (int64_t j = share.from; j < share.to; j += STRETCH)
+        for (int64_t from = 0; from < args->k; from += depth)
+            along_stretch(&(Along){args, from, min_i64(from + depth, args->k)},
+                          (Share){j, min_i64(j + STRETCH, share.to)});
+}
+
+/* Threads worth waking. */
+static int product_threads(const Device *device, const GemmArgs *args)
+{
+    return 2.0 * (double)args->m * (double)args->n * (double)args->k < LONE_WORK ? 1 : device->threads;
+}
+
+static void product_along(Device *device, const GemmArgs *args)
+{
+    ON_THREADS(product_threads(device, args), along_share(args, cpu_share(args->n, STRETCH / 3)));
 }
 
 /* ---- Across ---- */
@@ -316,22 +314,22 @@ static void pack_columns(const GemmArgs *args, int64_t from, int64_t to, float *
     }
 }
 
+static void across_team(const GemmArgs *args, float *packed, int64_t ldx)
+{
+    Share columns = cpu_share(args->k, LANES), share = cpu_share(args->n, LANES);
+    pack_columns(args, columns.from, columns.to, packed, ldx);
+#pragma omp barrier
+    for (int64_t j = share.from; j < share.to; j += LANES)
+        across_rows(args, packed, ldx, j, min_i64(LANES, share.to - j));
+}
+
 static void product_across(Device *device, const GemmArgs *args)
 {
     int64_t ldx = (args->m + LANES - 1) / LANES * LANES;
     float *packed = arena_alloc(&device->scratch, sizeof(float) * (size_t)(args->k * ldx)); /* (k, ldx) */
     if (!device->backend->computes)
         return;
-    double work = 2.0 * (double)args->m * (double)args->n * (double)args->k;
-#pragma omp parallel num_threads(work < LONE_WORK ? 1 : device->threads)
-    {
-        Share columns = share_of(args->k, LANES);
-        pack_columns(args, columns.from, columns.to, packed, ldx);
-#pragma omp barrier
-        Share share = share_of(args->n, LANES);
-        for (int64_t j = share.from; j < share.to; j += LANES)
-            across_rows(args, packed, ldx, j, min_i64(LANES, share.to - j));
-    }
+    ON_THREADS(product_threads(device, args), across_team(args, packed, ldx));
 }
 
 void KERNEL(skinny)(Device *device, const GemmArgs *args)

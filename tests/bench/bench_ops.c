@@ -137,26 +137,40 @@ static void rows(int64_t count, int64_t width, int64_t ffn)
     size_t mark = arena_mark(&arena);
     char label[64];
     snprintf(label, sizeof label, "%lldx%lld", (long long)count, (long long)width);
-    NormForwardArgs nf = {NORM_RMS,
-                          floats(count * width),
-                          floats(count * width),
-                          floats(count * width),
-                          floats(width),
-                          NULL,
-                          floats(count * width),
-                          floats(count),
-                          floats(count),
-                          count,
-                          width,
-                          1e-5f};
+    NormForwardArgs nf = {.kind = NORM_RMS,
+                          .x = floats(count * width),
+                          .residual = floats(count * width),
+                          .sum = floats(count * width),
+                          .gain = floats(width),
+                          .y = floats(count * width),
+                          .mean = floats(count),
+                          .rstd = floats(count),
+                          .rows = count,
+                          .width = width,
+                          .epsilon = 1e-5f};
     measure(label, OP_norm_forward, &nf);
-    NormBackwardArgs nb = {NORM_RMS, floats(count * width), floats(count * width), nf.sum, nf.mean, nf.rstd,
-                           nf.gain,  floats(count * width), floats(width),         NULL,   count,   width};
+    NormBackwardArgs nb = {.kind = NORM_RMS,
+                           .dy = floats(count * width),
+                           .dsum = floats(count * width),
+                           .sum = nf.sum,
+                           .mean = nf.mean,
+                           .rstd = nf.rstd,
+                           .gain = nf.gain,
+                           .dx = floats(count * width),
+                           .dgain = floats(width),
+                           .rows = count,
+                           .width = width};
     measure(label, OP_norm_backward, &nb);
-    BiasBackwardArgs bias = {nf.x, floats(width), count, width};
+    BiasBackwardArgs bias = {.dy = nf.x, .dbias = floats(width), .rows = count, .width = width};
     measure(label, OP_bias_backward, &bias);
-    RopeArgs rope = {
-        floats(count * width), ints(count, 0, 1, 128), floats(128 * 64), count, width, width / 64, 64, 128, false};
+    RopeArgs rope = {.qkv = floats(count * width),
+                     .position = ints(count, 0, 1, 128),
+                     .table = floats(128 * 64),
+                     .tokens = count,
+                     .stride = width,
+                     .heads = width / 64,
+                     .head_dim = 64,
+                     .positions_max = 128};
     measure(label, OP_rope, &rope);
     EmbedArgs embed = {.token = ints(count, 0, 7, 512),
                        .table = floats(512 * width),
@@ -168,9 +182,11 @@ static void rows(int64_t count, int64_t width, int64_t ffn)
     measure(label, OP_embed_backward, &embed);
     snprintf(label, sizeof label, "%lldx%lld", (long long)count, (long long)ffn);
     for (int kind = ACT_GELU; kind <= ACT_SWIGLU; kind++) {
-        ActForwardArgs af = {kind, floats(2 * count * ffn), floats(count * ffn), count, ffn};
+        ActForwardArgs af = {
+            .kind = kind, .x = floats(2 * count * ffn), .y = floats(count * ffn), .rows = count, .width = ffn};
         measure(label, OP_act_forward, &af);
-        ActBackwardArgs ab = {kind, af.x, af.y, floats(2 * count * ffn), count, ffn};
+        ActBackwardArgs ab = {
+            .kind = kind, .x = af.x, .dy = af.y, .dx = floats(2 * count * ffn), .rows = count, .width = ffn};
         measure(label, OP_act_backward, &ab);
     }
     arena_rewind(&arena, mark);
@@ -181,15 +197,14 @@ static void vocabulary(int64_t count, int64_t vocab)
     size_t mark = arena_mark(&arena);
     char label[64];
     snprintf(label, sizeof label, "%lldx%lld", (long long)count, (long long)vocab);
-    LogitsStatsArgs s = {floats(count * vocab),
-                         ints(count, 3, 11, (int32_t)vocab),
-                         floats(count),
-                         floats(count),
-                         NULL,
-                         count,
-                         vocab,
-                         vocab,
-                         1.0f};
+    LogitsStatsArgs s = {.logits = floats(count * vocab),
+                         .target = ints(count, 3, 11, (int32_t)vocab),
+                         .lse = floats(count),
+                         .logprob = floats(count),
+                         .rows = count,
+                         .vocab = vocab,
+                         .ld = vocab,
+                         .temperature = 1.0f};
     measure(label, OP_logits_stats, &s);
     s.entropy = floats(count);
     measure(label, OP_logits_stats, &s);
@@ -207,7 +222,15 @@ static void vocabulary(int64_t count, int64_t vocab)
     measure(label, OP_sample, &sample);
     sample.top_k = 50;
     measure("  top-k 50", OP_sample, &sample);
-    LogitsBackwardArgs b = {(float *)s.logits, s.target, s.lse, NULL, floats(count), NULL, count, vocab, vocab, 1.0f};
+    LogitsBackwardArgs b = {.logits = s.logits,
+                            .dlogits = (float *)s.logits,
+                            .target = s.target,
+                            .lse = s.lse,
+                            .dlogprob = floats(count),
+                            .rows = count,
+                            .vocab = vocab,
+                            .ld = vocab,
+                            .temperature = 1.0f};
     measure(label, OP_logits_backward, &b);
     arena_rewind(&arena, mark);
 }
@@ -234,11 +257,23 @@ static void flat(int64_t count)
            28.0 * (double)count / best * 1e-9);
     char label[64];
     snprintf(label, sizeof label, "%lld", (long long)count);
-    AdamWArgs adam = {ADAM_TORCH, p, m, v, g, &one, count, 10, 1e-4, 0.9, 0.999, 1e-8, 0.1};
+    AdamWArgs adam = {.form = ADAM_TORCH,
+                      .parameter = p,
+                      .exp_avg = m,
+                      .exp_avg_sq = v,
+                      .gradient = g,
+                      .scale = &one,
+                      .count = count,
+                      .step = 10,
+                      .lr = 1e-4,
+                      .beta1 = 0.9,
+                      .beta2 = 0.999,
+                      .epsilon = 1e-8,
+                      .decay = 0.1};
     measure(label, OP_adamw, &adam);
     SumSquaresArgs s = {g, count, arena_alloc(&arena, 8 * (size_t)(count / SUM_BLOCK + 1))};
     measure(label, OP_sum_squares, &s);
-    AddArgs add = {p, m, g, 1.0f, count};
+    AddArgs add = {.out = p, .a = m, .b = g, .scale = 1.0f, .count = count};
     measure(label, OP_add, &add);
     arena_rewind(&arena, mark);
 }
