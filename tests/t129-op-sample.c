@@ -1,6 +1,7 @@
 /* t129 -- sampling draws from softmax(logits / temperature): chi-square, ties, kept sets, log-probs, rows that are not
  * finite, and the exact inverse transform against a plain cumulative sum. */
 #include <math.h>
+#include <stdlib.h>
 
 #include "core/base/rng.h"
 #include "tests/support/op_check.h"
@@ -176,6 +177,71 @@ static void check_kept(Device *device)
     assert_seen(seen, (bool[]){0, 1, 0, 1, 0, 0}, VOCAB);
 }
 
+typedef struct Choice {
+    double weight;
+    int64_t id;
+} Choice;
+static int choice_order(const void *a, const void *b)
+{
+    const Choice *x = a, *y = b;
+    return x->weight != y->weight ? (x->weight > y->weight ? -1 : 1) : x->id < y->id ? -1 : 1;
+}
+
+/* Large vocabularies, against a full sort: with top-k and top-p alone and together, with ties and without, the id is where the
+ * cumulative sum of those kept passes u. */
+static void check_truncated(Device *device)
+{
+    static const struct {
+        int64_t vocab, top_k;
+        float top_p, deviation;
+        int levels; /* logits are rounded to so many per unit; 0: not */
+    } cases[] = {
+        {50257, 0, 0.9f, 3, 0},  {50257, 50, 1, 3, 0},  {50257, 50, 0.5f, 3, 0}, {50257, 2000, 0.95f, 1, 0},
+        {50257, 0, 0.99f, 0, 0}, {50257, 700, 1, 2, 3}, {50257, 0, 0.7f, 2, 3},  {1000, 0, 0.999f, 6, 2},
+        {1000, 999, 1, 1, 1},    {129, 3, 1, 1, 0},     {127, 126, 0.3f, 1, 2},  {50257, 393, 0.0001f, 1, 0},
+        {50257, 394, 1, 1, 2},   {2, 1, 1, 1, 0},       {3, 2, 0.4f, 0, 0},
+    };
+    enum { ROWS = 6 };
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        int64_t vocab = cases[c].vocab;
+        float *logits = op_normal(ROWS * vocab, (int)(20 + c), (double)cases[c].deviation);
+        for (int64_t j = 0; j < ROWS * vocab && cases[c].levels; j++)
+            logits[j] = roundf(logits[j] * (float)cases[c].levels) / (float)cases[c].levels;
+        Draws d = draws_of(logits, ROWS, vocab, vocab, 0.9f);
+        d.args.top_k = cases[c].top_k;
+        d.args.top_p = cases[c].top_p;
+        device_run(device, OP_sample, &d.args);
+        Choice *choice = malloc(sizeof *choice * (size_t)vocab);
+        bool *keep = malloc((size_t)vocab);
+        assert_true(choice && keep);
+        for (int64_t i = 0; i < ROWS; i++) {
+            const float *row = logits + i * vocab;
+            double total = 0.0, kept = 0.0, share = 0.0;
+            for (int64_t j = 0; j < vocab; j++)
+                choice[j] = (Choice){exp((double)row[j] / (double)0.9f), j};
+            qsort(choice, (size_t)vocab, sizeof *choice, choice_order);
+            int64_t most = cases[c].top_k ? cases[c].top_k : vocab, count = 0;
+            for (int64_t k = 0; k < most; k++)
+                total += choice[k].weight;
+            while (count < most && (count == 0 || cases[c].top_p >= 1 || kept < (double)cases[c].top_p * total))
+                kept += choice[count++].weight;
+            for (int64_t k = 0; k < vocab; k++)
+                keep[choice[k].id] = k < count;
+            if (!keep[d.token[i]])
+                fail_msg("case %zu row %d: id %d is not among the %d kept", c, (int)i, d.token[i], (int)count);
+            for (int64_t j = 0; j < d.token[i]; j++)
+                share += keep[j] ? exp((double)row[j] / (double)0.9f) : 0.0;
+            double u = rng_uniform((RngStream){42, (uint64_t)d.args.subsequence[i]}, (uint64_t)(3 * i));
+            double with = share + exp((double)row[d.token[i]] / (double)0.9f);
+            if (!(share / kept <= u + 1e-6 && u <= with / kept + 1e-6))
+                fail_msg("case %zu row %d: u %g is not in [%g, %g]", c, (int)i, u, share / kept, with / kept);
+        }
+        free(choice);
+        free(keep);
+        op_keep(d.token, sizeof(int32_t) * ROWS);
+    }
+}
+
 static void check_not_finite(Device *device)
 {
     enum { ROWS = 5, VOCAB = 37, LD = 40 };
@@ -205,6 +271,7 @@ TEST(distribution)
 TEST(inverse)
 TEST(greedy)
 TEST(kept)
+TEST(truncated)
 TEST(not_finite)
 
 /* Three rows over two steps: one runs on, one draws a stop token, one has ended before. */
@@ -254,6 +321,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_decode_next), cmocka_unit_test(test_distribution),
                                        cmocka_unit_test(test_inverse),     cmocka_unit_test(test_greedy),
-                                       cmocka_unit_test(test_kept),        cmocka_unit_test(test_not_finite)};
+                                       cmocka_unit_test(test_kept),        cmocka_unit_test(test_truncated),
+                                       cmocka_unit_test(test_not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,8 +1,10 @@
 /* sample.c -- the next token of each row of logits.
  *
  * Temperature alone needs no sorting: the inverse transform walks the ids in order. Blocks of BLOCK ids are totalled
- * first (four at a time, to hide the latency of adding), then only the block that is hit is walked. With top-k or top-p
- * a heap gives ids in order of probability until enough are taken, and the draw walks those taken in order of id.
+ * first (four at a time, to hide the latency of adding), then only the block that is hit is walked. Top-k and top-p need
+ * no sorting either, only the last id in order of probability that is kept: candidates above a logit that certainly lets
+ * enough pass, narrowed by partition (Hoare's "find", 1961). What comes after that id weighs nothing, and the draw goes on
+ * as before.
  * Of equal logits the lower id comes first. top-k acts before top-p, which then keeps the smallest set whose share of
  * what top-k left reaches top_p. */
 #include <stdlib.h>
@@ -13,12 +15,18 @@
 
 enum { BLOCK = 128 };
 
+static int64_t blocks_of(int64_t vocab)
+{
+    return (vocab + BLOCK - 1) / BLOCK;
+}
+
 typedef struct SampleRow {
     const float *logits;
     int64_t vocab, best;
     float largest;
-    float *weight;  /* (vocab): exp((logit - largest) / temperature) */
-    int32_t *order; /* (vocab): heap of ids; NULL unless truncating */
+    float *weight; /* (vocab): exp((logit - largest) / temperature) */
+    int32_t *id;   /* (vocab): candidates; NULL unless truncating */
+    float *most;   /* (blocks): the largest logit of each; NULL unless truncating */
 } SampleRow;
 
 /* The largest logit and its first id; false if any logit is not finite. */
@@ -92,7 +100,7 @@ static double row_totals(const float *weight, int64_t vocab, double *block)
 static int64_t draw(const SampleRow *row, const double *block, double total, double u)
 {
     double goal = u * total, before = 0.0;
-    int64_t b = 0, blocks = (row->vocab + BLOCK - 1) / BLOCK;
+    int64_t b = 0, blocks = blocks_of(row->vocab);
     while (b + 1 < blocks && !(before + block[b] > goal)) {
         before += block[b];
         b++;
@@ -119,53 +127,123 @@ static bool comes_first(const float *logits, int32_t a, int32_t b)
     return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
 }
 
-static void heap_sink(const SampleRow *row, int64_t count, int64_t at)
+static void row_block_maxima(const SampleRow *row)
 {
-    int32_t *heap = row->order, id = heap[at];
-    for (;;) {
-        int64_t child = 2 * at + 1;
-        if (child >= count)
-            break;
-        if (child + 1 < count && comes_first(row->logits, heap[child + 1], heap[child]))
-            child++;
-        if (!comes_first(row->logits, heap[child], id))
-            break;
-        heap[at] = heap[child];
-        at = child;
+    for (int64_t b = 0; b < blocks_of(row->vocab); b++) {
+        const float *x = row->logits + b * BLOCK;
+        int64_t count = min_i64(BLOCK, row->vocab - b * BLOCK), j = 0;
+        Vec most = vec_set(x[0]);
+        for (; j + LANES <= count; j += LANES)
+            most = vec_max(vec_load(x + j), most);
+        if (j < count)
+            most = vec_max(vec_load_part(x + j, count - j, x[0]), most);
+        row->most[b] = vec_largest(most);
     }
-    heap[at] = id;
 }
 
-/* Zeroes the weights that top-k and top-p drop. The ids taken from the heap stand, in order, at its end. */
-static void row_truncate(SampleRow *row, int64_t top_k, double top_p, double total)
+/* The candidates: ids whose logit is at least `least`. */
+static int64_t row_candidates(const SampleRow *row, float least)
 {
-    int64_t vocab = row->vocab, left = vocab, limit = top_k > 0 ? min_i64(top_k, vocab) : vocab, taken = 0;
-    for (int64_t j = 0; j < vocab; j++)
-        row->order[j] = (int32_t)j;
-    for (int64_t at = vocab / 2 - 1; at >= 0; at--)
-        heap_sink(row, vocab, at);
+    int64_t count = 0;
+    for (int64_t b = 0; b < blocks_of(row->vocab); b++) {
+        if (row->most[b] < least)
+            continue;
+        for (int64_t j = b * BLOCK; j < min_i64((b + 1) * BLOCK, row->vocab); j++) {
+            row->id[count] = (int32_t)j;
+            count += row->logits[j] >= least;
+        }
+    }
+    return count;
+}
+
+/* Puts those of id[from, to) that do not come after one of them first; returns where they end, and what they weigh. */
+static int64_t partition(const SampleRow *row, int64_t from, int64_t to, double *weight)
+{
+    int32_t *id = row->id, a = id[from], b = id[from + (to - from) / 2], c = id[to - 1];
+    if (comes_first(row->logits, b, a)) {
+        int32_t swap = a;
+        a = b;
+        b = swap;
+    }
+    /* The middle one; of two the first, so that both parts have something. */
+    int32_t pivot = comes_first(row->logits, b, c) ? b : b != c && comes_first(row->logits, a, c) ? c : a;
+    float limit = row->logits[pivot];
+    int64_t end = from;
+    *weight = 0.0;
+    for (int64_t k = from; k < to; k++) {
+        int32_t candidate = id[k];
+        float x = row->logits[candidate];
+        bool first = x > limit || (x == limit && candidate <= pivot);
+        id[k] = id[end];
+        id[end] = candidate;
+        end += first;
+        *weight += first ? (double)row->weight[candidate] : 0.0;
+    }
+    return end;
+}
+
+/* Of id[0, count) in order of probability: where the first run ends that has `wanted` ids or weighs `goal`, whichever
+ * comes first, at least one and all of them at most. They stand before that end, the last of them right before it. */
+static int64_t candidates_cut(const SampleRow *row, int64_t count, int64_t wanted, double goal, double *kept)
+{
+    int64_t from = 0, to = count;
+    *kept = 0.0;
+    while (to - from > 1) {
+        double part;
+        int64_t middle = partition(row, from, to, &part);
+        if (middle >= wanted || *kept + part >= goal) {
+            to = middle;
+        } else {
+            from = middle;
+            *kept += part;
+        }
+    }
+    *kept += (double)row->weight[row->id[from]];
+    return from + 1;
+}
+
+/* A logit that no more than what top_p leaves out is below: all of `vocab` ids at the weight it stands for would not be
+ * more. A little lower, so that rounding does not matter. */
+static float least_of_share(const SampleRow *row, double top_p, double total, float inverse)
+{
+    double weight = (1.0 - top_p) * total / (double)row->vocab;
+    double least = (double)row->largest + (log(weight) - 1e-3) / (double)inverse;
+    return weight > 0.0 ? (float)(least - 1e-6 * fabs(least)) : -INFINITY;
+}
+
+/* A logit that at least `top_k` ids reach: as many blocks do. */
+static float least_of_count(const SampleRow *row, int64_t top_k)
+{
+    int64_t blocks = blocks_of(row->vocab);
+    if (top_k > blocks)
+        return -INFINITY;
+    for (int64_t b = 0; b < blocks; b++)
+        row->id[b] = (int32_t)b;
+    SampleRow maxima = {.logits = row->most, .weight = row->most, .id = row->id};
+    double kept;
+    return row->most[row->id[candidates_cut(&maxima, blocks, top_k, INFINITY, &kept) - 1]];
+}
+
+/* Zeroes the weights that top-k and top-p drop. */
+static void row_truncate(SampleRow *row, int64_t top_k, double top_p, double total, float inverse)
+{
     bool nucleus = top_p < 1.0;
-    double kept = 0.0;
-    while (taken < limit) {
-        /* Without top-k the share is of all; with it, of the k, whose total is known only when they are all taken. */
-        if (nucleus && top_k <= 0 && taken > 0 && kept >= top_p * total)
-            break;
-        int32_t id = row->order[0];
-        row->order[0] = row->order[--left];
-        row->order[left] = id;
-        heap_sink(row, left, 0);
-        kept += (double)row->weight[id];
-        taken++;
+    double kept, goal = nucleus ? top_p * total : INFINITY;
+    int64_t cut;
+    row_block_maxima(row);
+    if (top_k > 0) {
+        top_k = min_i64(top_k, row->vocab);
+        cut = candidates_cut(row, row_candidates(row, least_of_count(row, top_k)), top_k, INFINITY, &kept);
+        if (nucleus)
+            cut = candidates_cut(row, cut, cut, top_p * kept, &kept);
+    } else {
+        cut = candidates_cut(row, row_candidates(row, least_of_share(row, top_p, total, inverse)), row->vocab, goal,
+                             &kept);
     }
-    if (nucleus && top_k > 0) {
-        double share = 0.0;
-        int64_t keep = 0;
-        while (keep < taken && (keep == 0 || share < top_p * kept))
-            share += (double)row->weight[row->order[vocab - 1 - keep++]];
-        taken = keep;
-    }
-    for (int64_t k = 0; k < vocab - taken; k++)
-        row->weight[row->order[k]] = 0.0f;
+    int32_t last = row->id[cut - 1];
+    float limit = row->logits[last];
+    for (int64_t j = 0; j < row->vocab; j++)
+        row->weight[j] = row->logits[j] > limit || (row->logits[j] == limit && j <= last) ? row->weight[j] : 0.0f;
 }
 
 static void sample_row(const SampleArgs *args, int64_t i, SampleRow *row, double *block)
@@ -183,8 +261,8 @@ static void sample_row(const SampleArgs *args, int64_t i, SampleRow *row, double
     double total = row_totals(row->weight, row->vocab, block), log_total = log(total);
     int64_t id = row->best;
     if (!greedy) {
-        if (row->order) {
-            row_truncate(row, args->top_k, (double)args->top_p, total);
+        if (row->id) {
+            row_truncate(row, args->top_k, (double)args->top_p, total, inverse);
             total = row_totals(row->weight, row->vocab, block);
         }
         RngStream stream = {args->seed, (uint64_t)args->subsequence[i]};
@@ -194,14 +272,24 @@ static void sample_row(const SampleArgs *args, int64_t i, SampleRow *row, double
     args->logprob[i] = (float)((double)((row->logits[id] - row->largest) * inverse) - log_total);
 }
 
-/* weight (threads, vocab), order (threads, vocab) or NULL, block (threads, blocks of the vocabulary) */
-static void sample_rows(const SampleArgs *args, float *weight, int32_t *order, double *block, Share rows)
+/* What each thread works in; id and most are NULL unless truncating. */
+typedef struct SampleScratch {
+    float *weight; /* (threads, vocab) */
+    double *block; /* (threads, blocks) */
+    int32_t *id;   /* (threads, vocab) */
+    float *most;   /* (threads, blocks) */
+} SampleScratch;
+
+static void sample_rows(const SampleArgs *args, const SampleScratch *all, Share rows)
 {
-    int64_t thread = omp_get_thread_num(), vocab = args->vocab, blocks = (vocab + BLOCK - 1) / BLOCK;
-    for (int64_t i = rows.from; i < rows.to; i++) {
-        SampleRow row = {.weight = weight + thread * vocab, .order = order ? order + thread * vocab : NULL};
-        sample_row(args, i, &row, block + thread * blocks);
+    int64_t thread = omp_get_thread_num(), vocab = args->vocab, blocks = blocks_of(vocab);
+    SampleRow row = {.weight = all->weight + thread * vocab};
+    if (all->id) {
+        row.id = all->id + thread * vocab;
+        row.most = all->most + thread * blocks;
     }
+    for (int64_t i = rows.from; i < rows.to; i++)
+        sample_row(args, i, &row, all->block + thread * blocks);
 }
 
 void KERNEL(sample)(Device *device, const SampleArgs *args)
@@ -210,12 +298,15 @@ void KERNEL(sample)(Device *device, const SampleArgs *args)
             "vocab %lld, ld %lld, temperature %g", (long long)args->vocab, (long long)args->ld,
             (double)args->temperature);
     bool truncates = args->temperature > 0.0f && (args->top_k > 0 || args->top_p < 1.0f);
-    int64_t vocab = args->vocab, blocks = (vocab + BLOCK - 1) / BLOCK;
-    int threads = cpu_threads(device, 30.0 * (double)args->rows * (double)vocab);
-    float *weight = arena_alloc(&device->scratch, sizeof(float) * (size_t)(threads * vocab));
-    double *block = arena_alloc(&device->scratch, sizeof(double) * (size_t)(threads * blocks));
-    int32_t *order = truncates ? arena_alloc(&device->scratch, sizeof(int32_t) * (size_t)(threads * vocab)) : NULL;
+    int threads = cpu_threads(device, 30.0 * (double)args->rows * (double)args->vocab);
+    size_t ids = (size_t)(threads * args->vocab), blocks = (size_t)(threads * blocks_of(args->vocab));
+    SampleScratch all = {.weight = arena_alloc(&device->scratch, sizeof(float) * ids),
+                         .block = arena_alloc(&device->scratch, sizeof(double) * blocks)};
+    if (truncates) {
+        all.id = arena_alloc(&device->scratch, sizeof(int32_t) * ids);
+        all.most = arena_alloc(&device->scratch, sizeof(float) * blocks);
+    }
     if (!device->backend->computes)
         return;
-    ON_THREADS(threads, sample_rows(args, weight, order, block, cpu_share(args->rows, 1)));
+    ON_THREADS(threads, sample_rows(args, &all, cpu_share(args->rows, 1)));
 }

@@ -222,6 +222,9 @@ static void vocabulary(int64_t count, int64_t vocab)
     measure(label, OP_sample, &sample);
     sample.top_k = 50;
     measure("  top-k 50", OP_sample, &sample);
+    sample.top_k = 0;
+    sample.top_p = 0.9f;
+    measure("  top-p 0.9", OP_sample, &sample);
     LogitsBackwardArgs b = {.logits = s.logits,
                             .dlogits = (float *)s.logits,
                             .target = s.target,
