@@ -66,7 +66,7 @@ def model_bytes(n, ranks):
     return {
         "actor and critic: fp32 parameters": 2 * 4 * n,
         "actor and critic: bf16 copies": 2 * 2 * n,
-        "one fp32 gradient, in turns": 4 * n,
+        "one fp32 gradient, which they use in turns": 4 * n,
         "moments of both, shared out over the ranks": 2 * 8 * n / ranks,
         "reference and reward model, which never learn: bf16 alone": 2 * 2 * n,
     }
