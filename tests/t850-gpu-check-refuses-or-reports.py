@@ -49,7 +49,7 @@ def main():
         folder = pathlib.Path(name)
         refuses(folder, {}, "there is no NVIDIA driver here")
         refuses(folder, {"nvidia-smi": "echo 'No devices were found'; exit 6"}, "sees no GPU: No devices were found")
-        refuses(folder, {"nvidia-smi": "echo 'NVIDIA H100 80GB HBM3'"}, "no nvcc to build for it")
+        refuses(folder, {"nvidia-smi": "echo 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)'"}, "no nvcc to build for it")
         if not (BUILD / "tests/bench_cuda_on_cpu").exists():
             print("SKIPPED: the report: this build has no emulated program (no CUDA headers, or no C++ compiler)")
             sys.exit(77)
