@@ -2,8 +2,9 @@
  *
  * Memory: an arena reserves addresses and commits as it grows, as on the CPU; CUDA's virtual memory functions do just that. They belong to the
  *        driver, whose library a login node lacks, so they are asked for by name at run time and nothing links against it.
- * Errors: an event behind every op says how far the device has come; when it fails, that is how the first suspect gets its name. */
+ * Errors: behind every op the device says how far it has come (progress.h); when it fails, that is how the first suspect gets its name. */
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/progress.h"
 
 #include <cuda.h>
 
@@ -21,8 +22,9 @@ extern "C" {
 enum {
     WORKSPACE_BYTES =
         32 << 20, /* what cuBLAS recommends for Hopper; fixed, so that it always picks the same algorithms */
-    MARKS = 256,  /* ops that may be under way and still have names */
-    EVENTS = 64,
+    EVENTS = 64,  /* of each queue */
+    COMMIT_BYTES =
+        32 << 20, /* memory asked of the driver at once, at least: three calls of many microseconds each time */
     BURST =
         16, /* decode steps between reads: a read costs some tens of microseconds, a wasted row a 16th of a step at most */
     RANGES_MAX = 64,
@@ -51,11 +53,6 @@ typedef struct Range {
     size_t reserved, committed;
 } Range;
 
-typedef struct Mark {
-    cudaEvent_t event;
-    OpKind op;
-} Mark;
-
 struct Cuda {
     CudaOptions options;
     char description[320], identity[48];
@@ -65,13 +62,13 @@ struct Cuda {
     void *workspace;
     char *staging, *arrivals; /* pinned, two halves each: to the device, and from it */
     cudaEvent_t arrived[2];
-    cudaEvent_t staging_read[2];
+    cudaEvent_t staging_read[2][QUEUE_COUNT];
     int half;
-    size_t staged; /* bytes of the half at hand that are taken */
-    cudaEvent_t event[EVENTS];
-    uint64_t events;
-    Mark mark[MARKS];
-    uint64_t marks, complete; /* ops asked for, and how many of them are known to have ended */
+    size_t staged;                  /* bytes of the half at hand that are taken */
+    bool staged_queue[QUEUE_COUNT]; /* which queues read it */
+    cudaEvent_t event[QUEUE_COUNT][EVENTS];
+    uint64_t events[QUEUE_COUNT];
+    Progress progress;
     DeviceWatch watch;
     Range range[RANGES_MAX];
     bool keeping; /* what is asked for becomes a graph */
@@ -82,28 +79,10 @@ static Cuda *current;
 
 /* --- Errors --- */
 
-/* Events of ops that are complete are done, or, behind a failure, say the error themselves. */
-static void look_at_progress(Cuda *cuda)
-{
-    uint64_t oldest = cuda->marks > MARKS ? cuda->marks - MARKS : 0;
-    if (cuda->complete < oldest)
-        cuda->complete = oldest;
-    while (cuda->complete < cuda->marks && cudaEventQuery(cuda->mark[cuda->complete % MARKS].event) == cudaSuccess)
-        cuda->complete++;
-}
-
 static void report_progress(FILE *out)
 {
-    if (!current)
-        return;
-    look_at_progress(current);
-    const uint64_t at = current->complete;
-    if (at > 0 && at + MARKS > current->marks)
-        fprintf(out, "last op known to be complete: %s, number %llu\n", op_name(current->mark[(at - 1) % MARKS].op),
-                (unsigned long long)at);
-    if (at < current->marks)
-        fprintf(out, "first op that is not: %s, number %llu\n", op_name(current->mark[at % MARKS].op),
-                (unsigned long long)at + 1);
+    if (current)
+        progress_report(&current->progress, out);
 }
 
 void cuda_check(cudaError_t error, const char *call, const char *file, int line)
@@ -184,10 +163,10 @@ static void await(Cuda *cuda, cudaStream_t stream, cudaEvent_t event)
         const char *fault = cuda->watch.fault ? cuda->watch.fault(cuda->watch.context) : NULL;
         if (fault)
             device_lost(cuda, fault);
-        look_at_progress(cuda);
-        if (since == 0 || cuda->complete != complete) {
+        const uint64_t now_complete = progress_complete(&cuda->progress);
+        if (since == 0 || now_complete != complete) {
             since = profile_seconds();
-            complete = cuda->complete;
+            complete = now_complete;
         }
         if (profile_seconds() - since > cuda->options.timeout_seconds)
             device_lost(cuda, "for too long nothing on it has ended");
@@ -213,23 +192,15 @@ bool cuda_tf32(const Cuda *cuda)
     return cuda->options.tf32;
 }
 
-static void op_done(Device *device, OpKind op)
-{
-    if (!device->backend->computes)
-        return;
-    Cuda *cuda = cuda_of(device);
-    if (cuda->keeping)
-        return;
-    Mark *mark = &cuda->mark[cuda->marks++ % MARKS];
-    mark->op = op;
-    CUDA(cudaEventRecord(mark->event, cuda->stream[QUEUE_COMPUTE]));
-}
-
 #define CUDA_RUN(name, Stem)                                                                                           \
     static void run_##name(Device *device, const Stem##Args *args)                                                     \
     {                                                                                                                  \
+        Cuda *cuda = device->backend->computes && !cuda_of(device)->keeping ? cuda_of(device) : NULL;                  \
+        if (cuda)                                                                                                      \
+            progress_begin(&cuda->progress, OP_##name);                                                                \
         cuda_##name(device, args);                                                                                     \
-        op_done(device, OP_##name);                                                                                    \
+        if (cuda)                                                                                                      \
+            progress_end(&cuda->progress, cuda->stream[QUEUE_COMPUTE]);                                                \
     }
 OP_LIST(CUDA_RUN)
 #undef CUDA_RUN
@@ -272,24 +243,39 @@ static Range *range_of(Cuda *cuda, const void *base)
     return NULL;
 }
 
-static bool memory_commit(void *self, void *base, size_t from, size_t to)
+/* Memory for [from, to) of a range. */
+static bool map_more(Cuda *cuda, Range *range, size_t to)
 {
-    Cuda *cuda = (Cuda *)self;
     CUmemAllocationProp what = {};
     what.type = CU_MEM_ALLOCATION_TYPE_PINNED;
     what.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
     what.location.id = cuda->options.index;
     CUmemAccessDesc access = {what.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
     CUmemGenericAllocationHandle handle;
-    CUdeviceptr at = reinterpret_cast<CUdeviceptr>(base) + from;
-    if (!granted(cuda->driver.create(&handle, to - from, &what, 0)))
+    CUdeviceptr at = reinterpret_cast<CUdeviceptr>(range->base) + range->committed;
+    size_t bytes = to - range->committed;
+    if (!granted(cuda->driver.create(&handle, bytes, &what, 0)))
         return false;
-    bool mapped = granted(cuda->driver.map(at, to - from, 0, handle, 0));
+    bool mapped = granted(cuda->driver.map(at, bytes, 0, handle, 0));
     cuda->driver.release(handle); /* the mapping keeps it */
-    if (!mapped || !granted(cuda->driver.set_access(at, to - from, &access, 1)))
+    if (!mapped)
         return false;
-    range_of(cuda, base)->committed = to;
-    return true;
+    range->committed = to;
+    return granted(cuda->driver.set_access(at, bytes, &access, 1));
+}
+
+/* More than is asked for where there is room, so that a growing arena does not ask each time. */
+static bool memory_commit(void *self, void *base, size_t from, size_t to)
+{
+    (void)from; /* a range knows how far it has come */
+    Cuda *cuda = (Cuda *)self;
+    Range *range = range_of(cuda, base);
+    if (to <= range->committed)
+        return true;
+    size_t more = range->committed + COMMIT_BYTES;
+    if (to < more && more <= range->reserved && map_more(cuda, range, more))
+        return true;
+    return map_more(cuda, range, to);
 }
 
 static void memory_release_range(void *self, void *base, size_t bytes)
@@ -332,23 +318,34 @@ static bool driver_find(Driver *driver)
 
 /* --- Copies, events --- */
 
+/* The other half, once all queues that read it have done so. */
+static void staging_turn(Cuda *cuda)
+{
+    for (int queue = 0; queue < QUEUE_COUNT; queue++) {
+        if (cuda->staged_queue[queue])
+            CUDA(cudaEventRecord(cuda->staging_read[cuda->half][queue], cuda->stream[queue]));
+        cuda->staged_queue[queue] = false;
+    }
+    cuda->half ^= 1;
+    cuda->staged = 0;
+    for (cudaEvent_t event : cuda->staging_read[cuda->half])
+        await(cuda, NULL, event);
+}
+
 /* Through pinned memory, a piece at a time; the host goes on as soon as its bytes are read. */
 static void cuda_copy_in(void *self, DeviceQueue queue, void *device, const void *host, size_t bytes)
 {
     Cuda *cuda = (Cuda *)self;
     for (size_t done = 0; done < bytes;) {
-        if (cuda->staged == STAGING_BYTES) {
-            CUDA(cudaEventRecord(cuda->staging_read[cuda->half], cuda->stream[queue]));
-            cuda->half ^= 1;
-            cuda->staged = 0;
-            await(cuda, NULL, cuda->staging_read[cuda->half]);
-        }
+        if (cuda->staged == STAGING_BYTES)
+            staging_turn(cuda);
         size_t piece = bytes - done < STAGING_BYTES - cuda->staged ? bytes - done : STAGING_BYTES - cuda->staged;
         char *at = cuda->staging + (size_t)cuda->half * STAGING_BYTES + cuda->staged;
         memcpy(at, (const char *)host + done, piece);
         CUDA(cudaMemcpyAsync((char *)device + done, at, piece, cudaMemcpyHostToDevice, cuda->stream[queue]));
         size_t taken = (piece + 255) / 256 * 256;
         cuda->staged += taken; /* STAGING_BYTES is a multiple of 256 */
+        cuda->staged_queue[queue] = true;
         done += piece;
     }
 }
@@ -383,18 +380,21 @@ static void cuda_zero(void *self, DeviceQueue queue, void *device, size_t bytes)
     CUDA(cudaMemsetAsync(device, 0, bytes, ((Cuda *)self)->stream[queue]));
 }
 
+/* An event's number says which queue it is of, and the how-manieth there. */
 static DeviceEvent cuda_record(void *self, DeviceQueue queue)
 {
     Cuda *cuda = (Cuda *)self;
-    CUDA(cudaEventRecord(cuda->event[cuda->events % EVENTS], cuda->stream[queue]));
-    return {cuda->events++};
+    uint64_t number = cuda->events[queue]++;
+    CUDA(cudaEventRecord(cuda->event[queue][number % EVENTS], cuda->stream[queue]));
+    return {number * QUEUE_COUNT + queue};
 }
 
-/* An event whose place was taken by a later one is waited for by waiting for that. */
+/* An event whose place was taken by a later one of its queue is waited for by waiting for that. */
 static void cuda_wait(void *self, DeviceQueue queue, DeviceEvent event)
 {
     Cuda *cuda = (Cuda *)self;
-    CUDA(cudaStreamWaitEvent(cuda->stream[queue], cuda->event[event.id % EVENTS], 0));
+    CUDA(cudaStreamWaitEvent(cuda->stream[queue], cuda->event[event.id % QUEUE_COUNT][event.id / QUEUE_COUNT % EVENTS],
+                             0));
 }
 
 static void cuda_finish(void *self)
@@ -437,7 +437,10 @@ static void *cuda_keep_end(void *self)
 
 static void cuda_replay(void *self, void *kept)
 {
-    CUDA(cudaGraphLaunch((cudaGraphExec_t)kept, ((Cuda *)self)->stream[QUEUE_COMPUTE]));
+    Cuda *cuda = (Cuda *)self;
+    progress_begin(&cuda->progress, OP_COUNT);
+    CUDA(cudaGraphLaunch((cudaGraphExec_t)kept, cuda->stream[QUEUE_COMPUTE]));
+    progress_end(&cuda->progress, cuda->stream[QUEUE_COMPUTE]);
 }
 
 static void cuda_forget(void *self, void *kept)
@@ -456,15 +459,14 @@ static void cuda_close(void *self)
     Cuda *cuda = (Cuda *)self;
     if (cuda->blas)
         cublasDestroy(cuda->blas);
-    for (Mark &mark : cuda->mark)
-        if (mark.event)
-            cudaEventDestroy(mark.event);
-    for (cudaEvent_t event : cuda->event)
-        if (event)
-            cudaEventDestroy(event);
-    for (cudaEvent_t event : cuda->staging_read)
-        if (event)
-            cudaEventDestroy(event);
+    for (auto &queue : cuda->event)
+        for (cudaEvent_t event : queue)
+            if (event)
+                cudaEventDestroy(event);
+    for (auto &half : cuda->staging_read)
+        for (cudaEvent_t event : half)
+            if (event)
+                cudaEventDestroy(event);
     for (cudaEvent_t event : cuda->arrived)
         if (event)
             cudaEventDestroy(event);
@@ -474,6 +476,7 @@ static void cuda_close(void *self)
     cudaFree(cuda->workspace);
     cudaFreeHost(cuda->staging);
     cudaFreeHost(cuda->arrivals);
+    progress_close(&cuda->progress);
     if (current == cuda)
         current = NULL;
     memory_release(self);
@@ -602,12 +605,13 @@ static Status open_parts(Cuda *cuda)
         return status_error(STATUS_USAGE, "cuda device %d: its driver has no virtual memory functions", index);
     for (cudaStream_t &stream : cuda->stream)
         TRY_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    for (Mark &mark : cuda->mark)
-        TRY_CUDA(cudaEventCreateWithFlags(&mark.event, cudaEventDisableTiming));
-    for (cudaEvent_t &event : cuda->event)
-        TRY_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-    for (cudaEvent_t &event : cuda->staging_read)
-        TRY_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    TRY_CUDA(progress_open(&cuda->progress));
+    for (auto &queue : cuda->event)
+        for (cudaEvent_t &event : queue)
+            TRY_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    for (auto &half : cuda->staging_read)
+        for (cudaEvent_t &event : half)
+            TRY_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
     for (cudaEvent_t &event : cuda->arrived)
         TRY_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
     TRY_CUDA(cudaMallocHost((void **)&cuda->staging, 2 * (size_t)STAGING_BYTES));
@@ -618,7 +622,10 @@ static Status open_parts(Cuda *cuda)
     describe(cuda, &properties);
     BLAS(cublasSetStream(cuda->blas, cuda->stream[QUEUE_COMPUTE]));
     BLAS(cublasSetWorkspace(cuda->blas, cuda->workspace, WORKSPACE_BYTES));
-    BLAS(cublasSetMathMode(cuda->blas, cuda->options.tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_PEDANTIC_MATH));
+    /* A BF16 result is summed in F32 and rounded once, however cuBLAS splits the sum. */
+    const int math = (cuda->options.tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH) |
+                     CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    BLAS(cublasSetMathMode(cuda->blas, (cublasMath_t)math));
     TRY(load_kernels());
     return warm_products(cuda);
 }

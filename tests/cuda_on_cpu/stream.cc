@@ -242,6 +242,11 @@ bool stream_is_capturing(cudaStream_t stream)
 
 using namespace cuda_on_cpu;
 
+void cuda_on_cpu_fail_after(int count)
+{
+    fail_after(count, cudaErrorIllegalAddress);
+}
+
 #define LOCK std::lock_guard<std::recursive_mutex> lock_(cuda_on_cpu::mutex)
 #define UNLESS_FAILED                                                                                                  \
     if (error_is_sticky(error_now()))                                                                                  \

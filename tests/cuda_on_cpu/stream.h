@@ -31,4 +31,8 @@ const char *stream_last_done(void);
 void fail_after(int count, cudaError_t error);
 
 } // namespace cuda_on_cpu
+
+/* The same for tests in C, with an illegal access. */
+extern "C" void cuda_on_cpu_fail_after(int count);
+
 #endif

@@ -178,6 +178,15 @@ static CUresult unmap(CUdeviceptr at, size_t bytes)
     return CUDA_SUCCESS;
 }
 
+/* Not of memory, but asked for by name likewise: a word that the device writes when its stream comes to it. */
+static CUresult stream_write(CUstream stream, CUdeviceptr at, cuuint32_t value, unsigned flags)
+{
+    if (flags != CU_STREAM_WRITE_VALUE_DEFAULT || at % sizeof value)
+        return CUDA_ERROR_INVALID_VALUE;
+    stream_add(stream, "cuStreamWriteValue32", [=] { *(volatile cuuint32_t *)at = value; });
+    return CUDA_SUCCESS;
+}
+
 static CUresult device_get(CUdevice *device, int ordinal)
 {
     int count;
@@ -205,6 +214,7 @@ static const struct {
     FUNCTION(cuMemRelease, release),
     FUNCTION(cuMemSetAccess, set_access),
     FUNCTION(cuMemUnmap, unmap),
+    FUNCTION(cuStreamWriteValue32, stream_write),
 #undef FUNCTION
 };
 
