@@ -160,9 +160,46 @@ static void test_rows(void **state)
     }
 }
 
+/* An index behind the last: the device stops. */
+typedef struct Wrong {
+    OpKind op;
+    int32_t token, position;
+} Wrong;
+
+static void run_wrong(void *argument)
+{
+    const Wrong *wrong = argument;
+    Twin twin;
+    twin_open(&twin, DTYPE_F32);
+    TwinArray token = twin_ints(&twin, &wrong->token, 1), position = twin_ints(&twin, &wrong->position, 1),
+              rows = twin_floats(&twin, 100, 1, 1.0), y = twin_floats(&twin, 8, 2, 1.0);
+    EmbedArgs embed = {.token = token.cuda,
+                       .position = position.cuda,
+                       .table = rows.cuda,
+                       .positions = rows.cuda,
+                       .y = y.cuda,
+                       .tokens = 1,
+                       .width = 8,
+                       .vocab = 5,
+                       .positions_max = 3};
+    RowsArgs row = {.x = rows.cuda, .index = token.cuda, .y = y.cuda, .rows = 1, .width = 8, .x_rows = 5};
+    device_run(&twin.cuda, wrong->op, wrong->op == OP_gather_rows ? (const void *)&row : (const void *)&embed);
+    device_finish(&twin.cuda);
+}
+
+static void test_refuses(void **state)
+{
+    (void)state;
+    static const Wrong wrong[] = {{OP_embed_forward, 5, 0},  {OP_embed_forward, 4, 3},  {OP_embed_backward, 5, 0},
+                                  {OP_embed_backward, 4, 3}, {OP_embed_forward, -1, 0}, {OP_gather_rows, 5, 0},
+                                  {OP_gather_rows, -1, 0}};
+    for (size_t k = 0; k < sizeof wrong / sizeof *wrong; k++)
+        assert_true(support_aborts(run_wrong, (void *)(uintptr_t)&wrong[k], ""));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_forward), cmocka_unit_test(test_backward),
-                                       cmocka_unit_test(test_rows)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_refuses), cmocka_unit_test(test_forward),
+                                       cmocka_unit_test(test_backward), cmocka_unit_test(test_rows)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -98,6 +98,8 @@ static void test_over_nothing(void **state)
                       .beta = t & 2 ? -0.5f : 0,
                       .gap = 3};
             check_gemm(&twin, c);
+            c.gap = 0;
+            check_gemm(&twin, c);
         }
         check_gemm(&twin, (Case){.shape = {0, 5, 3}, .bias = true, .alpha = 1});
         check_gemm(&twin, (Case){.shape = {5, 0, 3}, .bias = true, .alpha = 1});
