@@ -50,6 +50,32 @@ static TwinArray cache_new(Twin *twin, const Case *c, const int32_t *slot, int64
     return cache;
 }
 
+/* A sequence by itself, behind the same past: its neighbours changed nothing, not a bit. */
+static void check_alone(Twin *twin, const Batch *batch, const AttentionForwardArgs *together, TwinArray out)
+{
+    TwinArray alone = twin_empty(twin, out.count);
+    int64_t size = (int64_t)dtype_size(twin->dtype);
+    for (int64_t s = 0; s < batch->sequences; s++) {
+        int32_t count = batch->start[s + 1] - batch->start[s], start[2] = {0, count};
+        TwinArray start_there = twin_ints(twin, start, 2);
+        AttentionForwardArgs args = *together;
+        args.qkv = (const char *)together->qkv + batch->start[s] * batch->stride * size;
+        args.out = (char *)alone.cuda + batch->start[s] * batch->width * size;
+        args.lse = NULL;
+        args.start = start_there.cuda;
+        args.kv.slot = together->kv.slot + s;
+        args.kv.past = together->kv.past + s;
+        args.tokens = count;
+        args.sequences = 1;
+        device_run(&twin->cuda, OP_attention_forward, &args);
+    }
+    double *first = twin_read(twin, out), *second = twin_read(twin, alone);
+    for (int64_t i = 0; i < out.count; i++)
+        assert_true(first[i] == second[i]);
+    memory_free(&first);
+    memory_free(&second);
+}
+
 static void check(DType dtype)
 {
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
@@ -100,6 +126,7 @@ static void check(DType dtype)
         twin_expect_within(&twin, keys, 0.0, name, __FILE__, __LINE__);
         snprintf(name, sizeof name, "cached values of case %zu, %s", k, dtype_name(dtype));
         twin_expect_within(&twin, values, 0.0, name, __FILE__, __LINE__);
+        check_alone(&twin, &batch, &cuda, out);
         twin_close(&twin);
     }
 }

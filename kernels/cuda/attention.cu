@@ -85,12 +85,12 @@ __global__ static void __launch_bounds__(PLAIN_THREADS) attend_plain(AttentionFo
     }
     const int keys_end = it.past + (first + rows - 1) / group + 1;
     for (int from = 0; from < keys_end; from += P::KEYS) {
-        __syncthreads();
+        __syncthreads(); /* the tiles before are done with */
         const int count = min(P::KEYS, keys_end - from);
         tile_fill<P::KEYS, DIM, PACKED, T>(key, count, dim, 1.0f, [&](int row) { return it.k + (from + row) * it.ld; });
         tile_fill<P::KEYS, DIM, PACKED, T>(value, count, dim, 1.0f,
                                            [&](int row) { return it.v + (from + row) * it.ld; });
-        __syncthreads();
+        __syncthreads(); /* these tiles are there */
         float score[P::M][P::N];
         plain_dots<P::M, P::N, DIM>(query, key, score);
 #pragma unroll
@@ -246,15 +246,15 @@ __global__ static void __launch_bounds__(TENSOR_THREADS, 1) attend_tensor(Attent
     for (int from = 0; from < keys_end; from += P::KEYS) {
         const int count = keys_end - from;
         const bool useful = from <= seen_by_any;
-        cp_async_wait<0>();
-        __syncthreads(); /* these keys are there, and the values before are read */
+        cp_async_wait<0>(); /* keys */
+        __syncthreads();    /* they are there for all, and the values before are read */
         tensor_fill<P::KEYS, DIM>(value, count, dim, [&](int row) { return it.v + (from + row) * it.ld; });
         cp_async_commit();
         float score[P::M][P::N][4];
         if (useful)
             tensor_dots<P::M, P::N, DIM>(query + own * P::LD, key, score);
-        cp_async_wait<0>();
-        __syncthreads(); /* these values are there, and the keys are read */
+        cp_async_wait<0>(); /* values */
+        __syncthreads();    /* they are there for all, and the keys are read */
         if (count > P::KEYS)
             tensor_fill<P::KEYS, DIM>(key, count - P::KEYS, dim,
                                       [&](int row) { return it.k + (from + P::KEYS + row) * it.ld; });

@@ -146,7 +146,7 @@ __device__ static inline void plain_dots(const float *a, const float *b, float (
 #pragma unroll
         for (int j = 0; j < N; j++)
             sum[i][j] = 0.0f;
-#pragma unroll 2
+#pragma unroll 1
     for (int d = 0; d < DIM; d += 4) {
         Few<4> left[M];
 #pragma unroll

@@ -87,7 +87,7 @@ template <int DIM> struct PlainKeys {
 };
 
 template <class T, int DIM, bool PACKED>
-__global__ static void __launch_bounds__(PLAIN_THREADS, 1)
+__global__ static void __launch_bounds__(PLAIN_THREADS, DIM <= 128 ? 2 : 1)
     keys_plain(AttentionBackwardArgs args, Statistics all, int key_blocks)
 {
     typedef PlainKeys<DIM> P;
@@ -110,11 +110,10 @@ __global__ static void __launch_bounds__(PLAIN_THREADS, 1)
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++)
             dkey[i][c] = dvalue[i][c] = 0.0f;
-    /* The first tile may begin before the first row that sees the keys: such rows are masked. */
     const int rows_all = it.queries * group;
-    for (int first = from * group / P::ROWS * P::ROWS; first < rows_all; first += P::ROWS) {
+    for (int first = from * group; first < rows_all; first += P::ROWS) { /* no row before sees the keys */
         const int rows = min(P::ROWS, rows_all - first);
-        __syncthreads();
+        __syncthreads(); /* the rows before are done with */
         tile_fill<P::ROWS, DIM, PACKED, T>(query, rows, dim, args.scale * LOG2_E,
                                            [&](int row) { return it.q + row_at(first + row, group, it.ld, dim); });
         tile_fill<P::ROWS, DIM, PACKED, T>(dout, rows, dim, 1.0f, [&](int row) {
@@ -122,7 +121,7 @@ __global__ static void __launch_bounds__(PLAIN_THREADS, 1)
         });
         float lse[P::M], delta[P::M], score[P::M][P::N], slope[P::M][P::N];
         plain_statistics(statistics_of(args, all, it, kv_head), first, rows, lse, delta);
-        __syncthreads();
+        __syncthreads(); /* these rows are there */
         plain_dots<P::M, P::N, DIM>(query, key, score);
         plain_dots<P::M, P::N, DIM>(dout, value, slope);
 #pragma unroll
@@ -137,7 +136,7 @@ __global__ static void __launch_bounds__(PLAIN_THREADS, 1)
                 shared_store(ds + at, gradient);
             }
         }
-        __syncthreads();
+        __syncthreads(); /* P and dS are there */
         plain_gather_across<P::N, P::ROWS, DIM, P::P_LD>(dvalue, p, dout);
         plain_gather_across<P::N, P::ROWS, DIM, P::P_LD>(dkey, ds, query);
     }
@@ -160,7 +159,7 @@ template <int DIM> struct PlainRows {
 };
 
 template <class T, int DIM, bool PACKED>
-__global__ static void __launch_bounds__(PLAIN_THREADS, 1)
+__global__ static void __launch_bounds__(PLAIN_THREADS, DIM <= 128 ? 2 : 1)
     rows_plain(AttentionBackwardArgs args, Statistics all, int row_blocks)
 {
     typedef PlainRows<DIM> P;
@@ -191,11 +190,11 @@ __global__ static void __launch_bounds__(PLAIN_THREADS, 1)
     const int keys_end = (first + rows - 1) / group + 1;
     for (int from = 0; from < keys_end; from += P::KEYS) {
         const int keys = min(P::KEYS, keys_end - from);
-        __syncthreads();
+        __syncthreads(); /* the keys before are done with */
         tile_fill<P::KEYS, DIM, PACKED, T>(key, keys, dim, 1.0f, [&](int row) { return it.k + (from + row) * it.ld; });
         tile_fill<P::KEYS, DIM, PACKED, T>(value, keys, dim, 1.0f,
                                            [&](int row) { return it.v + (from + row) * it.ld; });
-        __syncthreads();
+        __syncthreads(); /* these keys are there */
         float score[P::M][P::N], slope[P::M][P::N];
         plain_dots<P::M, P::N, DIM>(query, key, score);
         plain_dots<P::M, P::N, DIM>(dout, value, slope);
@@ -294,8 +293,7 @@ __global__ static void __launch_bounds__(TENSOR_THREADS, 1)
     };
     tensor_fill<P::KEYS, DIM>(key, keys, dim, [&](int row) { return it.k + (from + row) * it.ld; });
     tensor_fill<P::KEYS, DIM>(value, keys, dim, [&](int row) { return it.v + (from + row) * it.ld; });
-    /* The first tile may begin before the first row that sees the keys: such rows are masked. */
-    const int first_all = from * group.size / P::ROWS * P::ROWS;
+    const int first_all = from * group.size; /* no row before sees the keys */
     fill(first_all, 0);
 
     const int own = thread / WARP * 16 * P::M; /* the warp's keys of the tile */
@@ -306,8 +304,8 @@ __global__ static void __launch_bounds__(TENSOR_THREADS, 1)
     for (int first = first_all, stage = 0; first < rows_all; first += P::ROWS, stage ^= 1) {
         if (thread < 2 * P::ROWS)
             known[stage * 2 * P::ROWS + thread] = arriving;
-        cp_async_wait<0>();
-        __syncthreads(); /* this tile is there, and the one before is done with */
+        cp_async_wait<0>(); /* rows */
+        __syncthreads();    /* they are there for all, and those before are done with */
         if (first + P::ROWS < rows_all)
             fill(first + P::ROWS, stage ^ 1);
         if (own >= keys || group.quotient(min(first + P::ROWS, rows_all) - 1) < from + own)
@@ -407,8 +405,8 @@ __global__ static void __launch_bounds__(TENSOR_THREADS, 1)
     const int seen_by_all = group.quotient(first + min(own, rows - 1));
     const int seen_by_any = own < rows ? group.quotient(first + own_end - 1) : -1;
     for (int from = 0, stage = 0; from < keys_end; from += P::KEYS, stage ^= 1) {
-        cp_async_wait<0>();
-        __syncthreads(); /* this tile is there, and the one before is done with */
+        cp_async_wait<0>(); /* keys */
+        __syncthreads();    /* they are there for all, and those before are read */
         if (from + P::KEYS < keys_end)
             fill(from + P::KEYS, stage ^ 1);
         if (from > seen_by_any)

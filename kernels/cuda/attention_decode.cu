@@ -61,6 +61,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2) decode(AttentionForw
 {
     constexpr int EACH = Pack<T>::COUNT, MINE = PACKS * EACH, DIM = LANES * MINE, GROUPS = DECODE_THREADS / LANES;
     constexpr int AHEAD = ROWS * PACKS > 4 ? 2 : 4; /* keys of a group of lanes that are asked for at once */
+    static_assert(RUN_KEYS % (AHEAD * GROUPS) == 0, "what is read behind a run is behind all keys, and masked");
     SHARED(float, joined, [DECODE_WARPS][ROWS][DIM]);
     SHARED(float, state, [DECODE_WARPS][ROWS][2]);
     const int s = (int)(blockIdx.x / (unsigned)runs.count), run = (int)(blockIdx.x % (unsigned)runs.count);
@@ -129,7 +130,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2) decode(AttentionForw
 #pragma unroll
                 for (int distance = LANES / 2; distance > 0; distance /= 2)
                     score[a] += __shfl_xor_sync(FULL_WARP, score[a], distance);
-                if (base + a * GROUPS + at_group > min(limit[r], end - 1))
+                if (base + a * GROUPS + at_group > limit[r])
                     score[a] = -INFINITY;
                 most = fmaxf(most, score[a]);
             }
