@@ -213,9 +213,8 @@ static Fiber *fiber_take(Block *block)
 {
     if (idle.empty())
         return fiber_new(fiber_main, block);
-    Fiber *fiber = idle.back();
+    Fiber *fiber = idle.back(); /* goes on in fiber_main, where it left */
     idle.pop_back();
-    fiber_restart(fiber, fiber_main, block);
     return fiber;
 }
 
@@ -281,6 +280,27 @@ static bool barrier_open(Block *block)
     return true;
 }
 
+/* All lanes of the mask wait, or call: the operation, if they agree what it is. */
+static bool warp_apply(Block *block, unsigned first, unsigned mask, WarpApply apply)
+{
+    void *payloads[WARP_LANES] = {0};
+    for (unsigned lane = 0; lane < WARP_LANES; lane++) {
+        if (!(mask >> lane & 1))
+            continue;
+        const Thread &thread = block->threads[first + lane];
+        if (thread.mask != mask || thread.apply != apply)
+            return false;
+        payloads[lane] = thread.payload;
+    }
+    apply(payloads, mask);
+    block->counts.warp_operations++;
+    block->warp_waiting[first / WARP_LANES] &= ~mask;
+    for (unsigned lane = 0; lane < WARP_LANES; lane++)
+        if (mask >> lane & 1)
+            block->state[first + lane] = READY;
+    return true;
+}
+
 /* The last lane to come does it for all. Several meetings of one warp may be under way, of disjoint masks. */
 void warp_meet(Place place, unsigned mask, WarpApply apply, void *payload)
 {
@@ -296,26 +316,10 @@ void warp_meet(Place place, unsigned mask, WarpApply apply, void *payload)
     self.mask = mask;
     self.apply = apply;
     self.payload = payload;
-    void *payloads[WARP_LANES] = {0};
-    bool all = ((waiting | 1u << lane) & mask) == mask;
-    for (unsigned other = 0; other < WARP_LANES && all; other++) {
-        if (!(mask >> other & 1))
-            continue;
-        const Thread &thread = block->threads[first + other];
-        all = thread.mask == mask && thread.apply == apply;
-        payloads[other] = thread.payload;
-    }
-    if (!all) {
-        waiting |= 1u << lane;
-        thread_wait(block, AT_WARP, place);
+    if (((waiting | 1u << lane) & mask) == mask && warp_apply(block, first, mask, apply))
         return;
-    }
-    apply(payloads, mask);
-    block->counts.warp_operations++;
-    waiting &= ~mask;
-    for (unsigned other = 0; other < WARP_LANES; other++)
-        if (mask >> other & 1)
-            block->state[first + other] = READY;
+    waiting |= 1u << lane;
+    thread_wait(block, AT_WARP, place);
 }
 
 /* --- Shared memory --- */

@@ -168,6 +168,35 @@ static void first_steps(void *self)
     abort();
 }
 
+#ifdef FIBER_BY_UCONTEXT
+
+static void ucontext_entry(unsigned high, unsigned low)
+{
+    first_steps((void *)((uintptr_t)high << 32 | (uintptr_t)low));
+}
+
+static void prepare(Fiber *fiber)
+{
+    getcontext(&fiber->own);
+    fiber->own.uc_stack.ss_sp = fiber->bottom;
+    fiber->own.uc_stack.ss_size = fiber->usable_bytes;
+    makecontext(&fiber->own, (void (*)(void))ucontext_entry, 2, (unsigned)((uintptr_t)fiber >> 32),
+                (unsigned)(uintptr_t)fiber);
+}
+
+#define SWITCH(from, to) swapcontext(&(from)->own, &(to)->own)
+
+#else
+
+static void prepare(Fiber *fiber)
+{
+    fiber->own = stack_prepare(fiber->bottom + fiber->usable_bytes, first_steps, fiber);
+}
+
+#define SWITCH(from, to) cuda_on_cpu_switch(&(from)->own, (to)->own)
+
+#endif
+
 Fiber *fiber_new(void (*entry)(void *), void *argument)
 {
     static int count; /* only spreads the offsets, so a race does no harm */
@@ -183,50 +212,11 @@ Fiber *fiber_new(void (*entry)(void *), void *argument)
     fiber->bottom = fiber->mapping + page;
     size_t offset = (size_t)(__atomic_fetch_add(&count, 1, __ATOMIC_RELAXED) % 61) * 13 % 61 * 64;
     fiber->usable_bytes = STACK_BYTES + page - offset;
-    fiber_restart(fiber, entry, argument);
+    fiber->entry = entry;
+    fiber->argument = argument;
+    prepare(fiber);
     return fiber;
 }
-
-void fiber_delete(Fiber *fiber)
-{
-    munmap(fiber->mapping, fiber->mapping_bytes);
-    free(fiber);
-}
-
-#ifdef FIBER_BY_UCONTEXT
-
-static void ucontext_entry(unsigned high, unsigned low)
-{
-    first_steps((void *)((uintptr_t)high << 32 | (uintptr_t)low));
-}
-
-void fiber_restart(Fiber *fiber, void (*entry)(void *), void *argument)
-{
-    fiber->entry = entry;
-    fiber->argument = argument;
-    fiber->fake = NULL;
-    getcontext(&fiber->own);
-    fiber->own.uc_stack.ss_sp = fiber->bottom;
-    fiber->own.uc_stack.ss_size = fiber->usable_bytes;
-    makecontext(&fiber->own, (void (*)(void))ucontext_entry, 2, (unsigned)((uintptr_t)fiber >> 32),
-                (unsigned)(uintptr_t)fiber);
-}
-
-#define SWITCH(from, to) swapcontext(&(from)->own, &(to)->own)
-
-#else
-
-void fiber_restart(Fiber *fiber, void (*entry)(void *), void *argument)
-{
-    fiber->entry = entry;
-    fiber->argument = argument;
-    fiber->fake = NULL;
-    fiber->own = stack_prepare(fiber->bottom + fiber->usable_bytes, first_steps, fiber);
-}
-
-#define SWITCH(from, to) cuda_on_cpu_switch(&(from)->own, (to)->own)
-
-#endif
 
 void fiber_resume(Fiber *fiber)
 {
