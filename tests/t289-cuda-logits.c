@@ -96,9 +96,11 @@ static void check_backward(Twin *twin, const Shape *shape, bool entropies, bool 
         slope[0] = 0.0f;
     }
     TwinArray logits = twin_floats_given(twin, values, count), target = twin_ints_below(twin, rows, 5, shape->vocab);
+    if (rows > 2)
+        slope[2] = 0.0f; /* wanted for its entropy alone */
     TwinArray dlogprob = twin_floats_given(twin, slope, rows), dlogits = twin_empty(twin, count);
     if (rows > 2)
-        slope[2] = 0.0f; /* and the other is none there: not skipped when entropies count */
+        slope[2] = 0.7f;
     TwinArray dentropy = twin_floats_given(twin, slope, rows);
     TwinArray lse = twin_floats_empty(twin, rows), entropy = twin_floats_empty(twin, rows);
     LogitsStatsArgs stats = {logits.cpu,   NULL,      lse.cpu,           NULL, entropy.cpu, rows,

@@ -109,7 +109,8 @@ static void test_moments(void **state)
         assert_memory_equal(got, again, sizeof *got * MOMENTS); /* written, not added; the same bits */
         memory_free(&got);
         memory_free(&again);
-        WhitenArgs cpu_whiten = {x.cpu, count, 0.3, 1.7, -0.1}, cuda_whiten = {x.cuda, count, 0.3, 1.7, -0.1};
+        const int64_t some = count > 1 ? count - 1 : count; /* the last stays as it is */
+        WhitenArgs cpu_whiten = {x.cpu, some, 0.3, 1.7, -0.1}, cuda_whiten = {x.cuda, some, 0.3, 1.7, -0.1};
         device_run(&twin.cpu, OP_whiten, &cpu_whiten);
         device_run(&twin.cuda, OP_whiten, &cuda_whiten);
         twin_expect_within(&twin, x, 1e-7, "whitened", __FILE__, __LINE__);

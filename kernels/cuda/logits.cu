@@ -154,10 +154,10 @@ template <bool ENTROPY> __device__ static inline float row_gradient(float logit,
 
 /* What a thread reads it writes, and nobody else reads it: dlogits may be logits. A row that no loss wants may hold anything, and gives zeros. */
 template <class T, bool PACKS, bool ENTROPY>
-__global__ void __launch_bounds__(BACKWARD_THREADS) logits_backward_runs(LogitsBackwardArgs args, int64_t runs)
+__global__ void __launch_bounds__(BACKWARD_THREADS) logits_backward_runs(LogitsBackwardArgs args, unsigned runs)
 {
     constexpr int COUNT = Pack<T>::COUNT;
-    const int64_t i = blockIdx.x / runs, from = blockIdx.x % runs * BACKWARD_RUN;
+    const int64_t i = blockIdx.x / runs, from = (int64_t)(blockIdx.x % runs) * BACKWARD_RUN;
     const int64_t to = from + BACKWARD_RUN < args.ld ? from + BACKWARD_RUN : args.ld;
     const float *row = args.logits + i * args.ld;
     T *out = static_cast<T *>(args.dlogits) + i * args.ld;
@@ -189,8 +189,7 @@ __global__ void __launch_bounds__(BACKWARD_THREADS) logits_backward_runs(LogitsB
 
 template <class T> static void backward_launch(Cuda *cuda, const LogitsBackwardArgs *args)
 {
-    const int64_t runs = ceil_div(args->ld, BACKWARD_RUN);
-    const unsigned blocks = (unsigned)(args->rows * runs);
+    const unsigned runs = (unsigned)ceil_div(args->ld, BACKWARD_RUN), blocks = (unsigned)(args->rows * runs);
     const bool packs = packs_fit(args->logits, args->ld) && packs_fit(static_cast<T *>(args->dlogits), args->ld);
     REQUIRE(args->rows * runs < INT32_MAX, "%lld rows of %lld logits", (long long)args->rows, (long long)args->ld);
     if (packs && args->dentropy)

@@ -5,13 +5,14 @@
 #include "kernels/cuda/partial.h"
 
 #include <cmath>
+#include <cstring>
 
 enum {
     THREADS = 256,
     WARPS = THREADS / WARP,
     SUM_UNROLL = 8, /* packs of a lane under way */
     CLIP_THREADS = 1024,
-    ADAM_COUNT = 8, /* elements of a thread: two packs of floats, one of bf16 */
+    ADAM_COUNT = 8, /* elements of a lane: two packs of floats, one of bf16 */
 };
 
 /* --- Norm --- */
@@ -106,27 +107,60 @@ __device__ static inline AdamElement adamw_element(AdamElement a, float gradient
     return a;
 }
 
+/* Two values, rounded, in one register. */
+__device__ static inline unsigned rounded_pair(float low, float high)
+{
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    unsigned bits;
+    memcpy(&bits, &pair, sizeof bits);
+    return bits;
+}
+
+/* Two packs of each lane, of two runs of a warp that lie behind each other, rounded: lanes pair up, the even one stores both their parts of the
+ * first run, the odd one those of the second, so that all accesses are of 16 bytes and a warp's leave no gap. */
+__device__ static inline void copy_store(bf16 *run, const Pack<float> *value)
+{
+    constexpr int COUNT = Pack<float>::COUNT;
+    const int lane = (int)threadIdx.x % WARP, odd = lane % 2;
+    unsigned mine[2], theirs[2];
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        const unsigned first = rounded_pair(value[0].at[2 * k], value[0].at[2 * k + 1]);
+        const unsigned second = rounded_pair(value[1].at[2 * k], value[1].at[2 * k + 1]);
+        mine[k] = odd ? second : first;
+        theirs[k] = __shfl_xor_sync(FULL_WARP, odd ? first : second, 1);
+    }
+    const uint4 words =
+        odd ? make_uint4(theirs[0], theirs[1], mine[0], mine[1]) : make_uint4(mine[0], mine[1], theirs[0], theirs[1]);
+    Pack<bf16> pack;
+    memcpy(&pack, &words, sizeof pack);
+    store_pack(run + (odd * WARP + lane - odd) * COUNT, pack);
+}
+
+/* A warp takes WARP * ADAM_COUNT elements. */
 template <bool PACKS, bool COPY>
 __global__ void __launch_bounds__(THREADS) adamw_each(AdamWArgs args, AdamFactors factors)
 {
     const float scale = args.scale ? *args.scale : 1.0f;
     if (scale < 0.0f) /* the norm is no number: all stays as it is */
         return;
-    constexpr int COUNT = Pack<float>::COUNT;
+    constexpr int COUNT = Pack<float>::COUNT, RUN = (int)WARP * COUNT, WHOLE = (int)WARP * ADAM_COUNT;
+    const int lane = (int)threadIdx.x % WARP;
+    const int64_t from = ((int64_t)blockIdx.x * WARPS + threadIdx.x / WARP) * WHOLE;
     bf16 *copy = static_cast<bf16 *>(args.copy);
-    const int64_t from = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * ADAM_COUNT;
-    if (PACKS && from + ADAM_COUNT <= args.count) {
+    if (PACKS && from + WHOLE <= args.count) {
         Pack<float> p[2], g[2], m[2], v[2];
 #pragma unroll
         for (int k = 0; k < 2; k++) {
-            g[k] = load_pack(args.gradient + from + k * COUNT);
-            p[k] = load_pack(args.parameter + from + k * COUNT);
-            m[k] = load_pack(args.exp_avg + from + k * COUNT);
-            v[k] = load_pack(args.exp_avg_sq + from + k * COUNT);
+            const int64_t i = from + k * RUN + lane * COUNT;
+            g[k] = load_pack(args.gradient + i);
+            p[k] = load_pack(args.parameter + i);
+            m[k] = load_pack(args.exp_avg + i);
+            v[k] = load_pack(args.exp_avg_sq + i);
         }
-        Pack<bf16> rounded;
 #pragma unroll
         for (int k = 0; k < 2; k++) {
+            const int64_t i = from + k * RUN + lane * COUNT;
 #pragma unroll
             for (int c = 0; c < COUNT; c++) {
                 AdamElement a = {p[k].at[c], m[k].at[c], v[k].at[c]};
@@ -134,16 +168,15 @@ __global__ void __launch_bounds__(THREADS) adamw_each(AdamWArgs args, AdamFactor
                 p[k].at[c] = a.p;
                 m[k].at[c] = a.m;
                 v[k].at[c] = a.v;
-                rounded.at[k * COUNT + c] = narrow<bf16>(a.p);
             }
-            store_pack(args.parameter + from + k * COUNT, p[k]);
-            store_pack(args.exp_avg + from + k * COUNT, m[k]);
-            store_pack(args.exp_avg_sq + from + k * COUNT, v[k]);
+            store_pack(args.parameter + i, p[k]);
+            store_pack(args.exp_avg + i, m[k]);
+            store_pack(args.exp_avg_sq + i, v[k]);
         }
         if (COPY)
-            store_pack(copy + from, rounded);
+            copy_store(copy + from, p);
     } else {
-        for (int64_t i = from; i < from + ADAM_COUNT && i < args.count; i++) {
+        for (int64_t i = from + lane; i < from + WHOLE && i < args.count; i += WARP) {
             AdamElement a = {load_one(args.parameter + i), load_one(args.exp_avg + i), load_one(args.exp_avg_sq + i)};
             a = adamw_element(a, load_one(args.gradient + i) * scale, &factors);
             store_one(args.parameter + i, a.p);

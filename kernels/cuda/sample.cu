@@ -46,7 +46,7 @@ typedef struct Search {
 
 typedef struct Sampling {
     SampleArgs args;
-    int64_t segments;
+    unsigned segments;
     float inverse, unit;
     int searches; /* 0, 1 or 2: by count, by weight, or both in this order */
     bool first_counts;
@@ -476,7 +476,7 @@ template <bool PACKS> static void sample_launch(Cuda *cuda, const Sampling *s)
 
 void cuda_sample(Device *device, const SampleArgs *args)
 {
-    const int64_t segments = ceil_div(args->vocab, SEGMENT);
+    const int64_t segments = ceil_div(args->vocab, (int64_t)SEGMENT);
     REQUIRE(args->vocab >= 1 && args->vocab <= args->ld && segments <= SEGMENTS_MAX && args->temperature >= 0.0f,
             "vocab %lld of at most %d, ld %lld, temperature %g", (long long)args->vocab, (int)SEGMENT * SEGMENTS_MAX,
             (long long)args->ld, (double)args->temperature);
@@ -484,7 +484,7 @@ void cuda_sample(Device *device, const SampleArgs *args)
     const bool draws = args->temperature > 0.0f, counts = draws && args->top_k > 0 && args->top_k < args->vocab;
     Sampling s = {};
     s.args = *args;
-    s.segments = segments;
+    s.segments = (unsigned)segments;
     s.inverse = draws ? 1.0f / args->temperature : 1.0f;
     s.searches = (counts ? 1 : 0) + (draws && args->top_p < 1.0f ? 1 : 0);
     s.first_counts = counts;
