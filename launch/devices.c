@@ -2,11 +2,13 @@
 #include "launch/devices.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "core/base/log.h"
 #include "core/base/memory.h"
+#include "core/comm/comm_nccl.h"
 #include "core/base/text.h"
 #include "kernels/cpu/device_cpu.h"
 #include "kernels/cuda/device_cuda.h"
@@ -76,11 +78,19 @@ static Status refuse_sharing(Comm *comm, const Device *device)
 
 static Status open_gpu(const Bootstrap *bootstrap, const DeviceWish *wish, int gpus, int threads, Device *device)
 {
-    CudaOptions options = {.index = bootstrap->node_rank % gpus, .tf32 = wish->tf32, .threads = threads};
+    const char *timeout = environment_get(ENVIRONMENT_TIMEOUT);
+    CudaOptions options = {.index = bootstrap->node_rank % gpus,
+                           .tf32 = wish->tf32,
+                           .threads = threads,
+                           .timeout_seconds = timeout ? atof(timeout) : 0};
     TRY(comm_agree(bootstrap->comm, device_open_cuda(device, &options)));
     log_debug("rank %d of this node: cuda device %d of %d, %s", bootstrap->node_rank, options.index, gpus,
               device_cuda_identity(device));
-    return refuse_sharing(bootstrap->comm, device);
+    TRY(refuse_sharing(bootstrap->comm, device));
+    TRY(comm_attach_nccl(bootstrap->comm, device, options.timeout_seconds));
+    if (comm_size(bootstrap->comm) > 1)
+        log_info("between GPUs: %s", comm_device_name(bootstrap->comm));
+    return status_ok();
 }
 
 Status devices_open(const Bootstrap *bootstrap, const DeviceWish *wish, Device *device)
@@ -95,8 +105,14 @@ Status devices_open(const Bootstrap *bootstrap, const DeviceWish *wish, Device *
     if (!status_failed(status) && wish->flow != DTYPE_F32)
         status = comm_agree(bootstrap->comm, device_set_flow(device, wish->flow));
     if (status_failed(status) && device->backend)
-        device_close(device);
+        devices_close(bootstrap, device);
     return status;
+}
+
+void devices_close(const Bootstrap *bootstrap, Device *device)
+{
+    comm_detach_device(bootstrap->comm);
+    device_close(device);
 }
 
 Status devices_open_dry(void *context, Device *device)
@@ -109,7 +125,7 @@ Status devices_open_dry(void *context, Device *device)
     if (here || wish_is(wish, "cuda")) {
         CudaOptions options = {.tf32 = wish->tf32, .threads = plan->threads};
         TRY(device_open_cuda_dry(device, &options));
-        plan->beside = device_cuda_overhead_bytes();
+        plan->beside = device_cuda_overhead_bytes() + comm_nccl_overhead_bytes(plan->ranks);
         plan->memory_bytes = here ? cuda_memory_bytes(0) : 0;
     } else {
         TRY(device_open_cpu_dry(device, plan->threads, environment_get(ENVIRONMENT_ISA)));
@@ -128,7 +144,7 @@ Status devices_check_memory(const Bootstrap *bootstrap, const DeviceWish *wish, 
     if (!device_cuda_identity(device)[0])
         return status_ok();
     StageMemory memory = {0};
-    DevicePlan plan = {.wish = *wish, .threads = device->threads};
+    DevicePlan plan = {.wish = *wish, .threads = device->threads, .ranks = comm_size(comm)};
     Status status = status_ok();
     if (comm_rank(comm) == 0) {
         status = stage_plan(row, config, devices_open_dry, &plan, comm_size(comm), &memory);

@@ -23,10 +23,12 @@ typedef struct DeviceWish {
 DeviceWish device_wish_of(const RunConfig *run);
 /* STATUS_USAGE: no such device, or not on all ranks, or one for two ranks; STATUS_MEMORY. [collective] */
 Status devices_open(const Bootstrap *bootstrap, const DeviceWish *wish, Device *device);
+void devices_close(const Bootstrap *bootstrap, Device *device); /* [collective] */
 /* What a plan is made on. */
 typedef struct DevicePlan {
     DeviceWish wish;
     int threads; /* of the wish, resolved */
+    int ranks;
     /* Filled by devices_open_dry: */
     size_t beside;       /* bytes that a rank's device takes beside arenas, estimated; 0: the CPU */
     size_t memory_bytes; /* that there are: of a GPU where it is one, 0 if none is here; else of this machine */

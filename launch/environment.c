@@ -14,6 +14,9 @@ static const struct {
     [ENVIRONMENT_LIVE] = {"TERCET_LIVE",
                           "1: draw the live progress line although standard error is no terminal; `tercet "
                           "run` sets it for its stages when its own is one"},
+    [ENVIRONMENT_TIMEOUT] = {"TERCET_DEVICE_TIMEOUT",
+                             "seconds in which no op of a GPU ends before it is given up, its peers being dead or "
+                             "silent; 600 unless this is set"},
     [ENVIRONMENT_HOME] = {"HOME", "directory that ${HOME} means in an experiment's paths"},
     [ENVIRONMENT_OMPI_SIZE] = {"OMPI_COMM_WORLD_SIZE", "set by Open MPI's mpirun: how many ranks there are"},
     [ENVIRONMENT_PMI_SIZE] = {"PMI_SIZE", "set by MPICH's mpiexec and by srun --mpi=pmi2: likewise"},

@@ -16,6 +16,7 @@ typedef enum EnvironmentName {
     ENVIRONMENT_ISA,          /* TERCET_ISA */
     ENVIRONMENT_DATA,         /* TERCET_DATA: also the path variable ${TERCET_DATA} */
     ENVIRONMENT_LIVE,         /* TERCET_LIVE */
+    ENVIRONMENT_TIMEOUT,      /* TERCET_DEVICE_TIMEOUT */
     ENVIRONMENT_HOME,         /* HOME: also the path variable ${HOME} */
     ENVIRONMENT_OMPI_SIZE,    /* OMPI_COMM_WORLD_SIZE */
     ENVIRONMENT_PMI_SIZE,     /* PMI_SIZE */

@@ -219,7 +219,7 @@ int main(int argc, char **argv)
     if (fflush(stdout) != 0 && !status_failed(status))
         status.code = STATUS_IO;
     if (launch.device_opened)
-        device_close(&launch.device);
+        devices_close(&launch.bootstrap, &launch.device);
     config_schema_free(&launch.schema);
     if (launch.bootstrapped)
         bootstrap_close(&launch.bootstrap);

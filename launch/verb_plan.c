@@ -64,7 +64,8 @@ Status verb_plan(Launch *launch, int argc, char **argv)
     TRY(launch_config(launch, argv[1], argv + 2, argc - 2, &config));
     RunConfig run;
     config_read(config, "", run_keys, &run);
-    DevicePlan plan = {.wish = device_wish_of(&run), .threads = plan_threads(&launch->bootstrap, &run)};
+    DevicePlan plan = {
+        .wish = device_wish_of(&run), .threads = plan_threads(&launch->bootstrap, &run), .ranks = (int)run.ranks};
     Status status = stages_plan(config, devices_open_dry, &plan, memory, planned);
     for (int i = 0; i < STAGES; i++)
         memory[i].beside = plan.beside;

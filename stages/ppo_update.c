@@ -92,38 +92,63 @@ static void ppo_choose(Ppo *ppo, int64_t index)
     }
 }
 
+/* Both models' steps are asked for before the host waits for either: one wait a minibatch. `critic_only`: the critic's warm-up. */
+static Status ppo_steps(Ppo *ppo, bool critic_only, StepReport *actor, StepReport *critic)
+{
+    Exec *exec = &ppo->stage.exec;
+    int64_t units = ppo->minibatch_units, first = 0;
+    if (!critic_only)
+        first = trainer_figures(&ppo->actor_trainer, units, POLICY_STATS);
+    int64_t second = trainer_figures(&ppo->critic_trainer, units, VALUE_STATS);
+    size_t mark = arena_mark(exec->step);
+    Tensor figures = tensor_new1(exec->step, DTYPE_F64, first + second);
+    Status status = status_ok();
+    if (!critic_only)
+        status = trainer_ask(&ppo->actor_trainer, exec, units, ppo_actor_unit, ppo, POLICY_STATS,
+                             tensor_range(figures, 0, first), actor);
+    if (!status_failed(status))
+        status = trainer_ask(&ppo->critic_trainer, exec, units, ppo_critic_unit, ppo, VALUE_STATS,
+                             tensor_range(figures, first, second), critic);
+    if (!status_failed(status)) {
+        double *host = memory_borrow((size_t)(first + second), sizeof *host);
+        tensor_read(exec->device, figures, host);
+        if (!critic_only)
+            status = trainer_learn(&ppo->actor_trainer, units, POLICY_STATS, host, actor);
+        if (!status_failed(status))
+            status = trainer_learn(&ppo->critic_trainer, units, VALUE_STATS, host + first, critic);
+        memory_return(&host);
+    }
+    arena_rewind(exec->step, mark);
+    return status;
+}
+
 static Status ppo_minibatch(Ppo *ppo, int64_t index)
 {
-    Stage *stage = &ppo->stage;
     PpoUpdateStats *update = &ppo->update;
-    StepReport report;
+    StepReport actor = {0}, critic = {0};
     ppo_choose(ppo, index);
     update->minibatches++;
     if (ppo->minibatch_tokens == 0)
         return status_ok();
-    double approx_kl = 0;
-    if (stage->step_index >= ppo->config.critic_warmup) {
-        TRY(trainer_step(&ppo->actor_trainer, &stage->exec, ppo->minibatch_units, ppo_actor_unit, ppo, POLICY_STATS,
-                         &report));
+    bool critic_only = ppo->stage.step_index < ppo->config.critic_warmup;
+    TRY(ppo_steps(ppo, critic_only, &actor, &critic));
+    if (!critic_only) {
         if (index == 0)
-            TRY(ppo_check_first_ratio(ppo, &report));
-        approx_kl = report.stats[POLICY_APPROX_KL];
-        update->policy_loss += report.stats[POLICY_LOSS];
-        update->entropy += report.stats[POLICY_ENTROPY];
-        update->clipped += report.stats[POLICY_CLIPPED];
-        update->approx_kl += approx_kl;
-        update->kl_k3 += report.stats[POLICY_KL_K3];
-        update->ratio += report.stats[POLICY_RATIO];
-        update->actor_norm += report.grad_norm;
-        update->actor_lr = report.lr;
+            TRY(ppo_check_first_ratio(ppo, &actor));
+        update->policy_loss += actor.stats[POLICY_LOSS];
+        update->entropy += actor.stats[POLICY_ENTROPY];
+        update->clipped += actor.stats[POLICY_CLIPPED];
+        update->approx_kl += actor.stats[POLICY_APPROX_KL];
+        update->kl_k3 += actor.stats[POLICY_KL_K3];
+        update->ratio += actor.stats[POLICY_RATIO];
+        update->actor_norm += actor.grad_norm;
+        update->actor_lr = actor.lr;
     }
-    TRY(trainer_step(&ppo->critic_trainer, &stage->exec, ppo->minibatch_units, ppo_critic_unit, ppo, VALUE_STATS,
-                     &report));
-    update->value_loss += report.stats[VALUE_LOSS];
-    update->value_clipped += report.stats[VALUE_CLIPPED];
-    update->critic_norm += report.grad_norm;
-    update->critic_lr = report.lr;
-    if (ppo->config.target_kl > 0 && approx_kl > ppo->config.target_kl)
+    update->value_loss += critic.stats[VALUE_LOSS];
+    update->value_clipped += critic.stats[VALUE_CLIPPED];
+    update->critic_norm += critic.grad_norm;
+    update->critic_lr = critic.lr;
+    if (ppo->config.target_kl > 0 && actor.stats[POLICY_APPROX_KL] > ppo->config.target_kl)
         update->stopped_early = 1;
     return status_ok();
 }

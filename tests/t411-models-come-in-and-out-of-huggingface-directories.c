@@ -1,3 +1,4 @@
+//TEST devices=cuda
 /* Both families equal PyTorch: logits, loss and every gradient of tests/golden/models, read through the Hugging Face import;
  * what is exported comes back bit for bit; directories with something wrong are refused by name. */
 #include <math.h>

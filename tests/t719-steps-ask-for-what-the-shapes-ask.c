@@ -168,6 +168,8 @@ static void ask_ppo(Step *step)
             ask(step, OP_attention_forward, 0, 0, LAYERS * 2 * KV_HEADS * HEAD_DIM * cached);
             ask_product(step, count, STORED, WIDTH, false);
             ask(step, OP_sample, 1, 6 * count * VOCAB, count * (VOCAB + 5));
+            if (token + 1 < PPO_NEW) /* what was drawn is what comes next */
+                ask(step, OP_decode_next, 1, 0, 12 * count);
         }
         ask_decoder(step, count * length, count, pairs_of(count, length), false); /* the judge */
         ask_product(step, count, 1, WIDTH, false);
@@ -228,7 +230,8 @@ static void write_data(void)
 
 /* What the device was asked for in a stage of so many steps. */
 static void run(const char *stage, const char *steps_key, int steps,
-                Status (*function)(Comm *, Device *, const Config *, StageMemory *), OpCounter counter[OP_COUNT])
+                Status (*function)(Comm *, Device *, const Config *, StageMemory *), OpCounter counter[OP_COUNT],
+                uint64_t *reads)
 {
     StageGolden golden;
     char output[32];
@@ -236,7 +239,6 @@ static void run(const char *stage, const char *steps_key, int steps,
     stage_golden_open(&golden, output);
     const char *sft = support_path("sft-2/sft/final.h5"), *rm = support_path("rm-2/rm/final.h5");
     stage_golden_set(&golden, "lanes=1");
-    stage_golden_set(&golden, "%s=%d", steps_key, steps);
     stage_golden_set(&golden, "model={layers: %d, width: %d, heads: %d, kv_heads: %d, ffn: %d, positions_max: 64}",
                      LAYERS, WIDTH, HEADS, KV_HEADS, FFN);
     stage_golden_set(&golden, "sft.tokenizer=%s", support_path("tokenizer.json"));
@@ -255,8 +257,11 @@ static void run(const char *stage, const char *steps_key, int steps,
     stage_golden_set(&golden, "ppo.epochs=%d", PPO_EPOCHS);
     stage_golden_set(&golden, "ppo.minibatches=%d", PPO_MINIBATCHES);
     stage_golden_set(&golden, "ppo.eos=ignore");
+    stage_golden_set(&golden, "ppo.iterations=1");
+    stage_golden_set(&golden, "%s=%d", steps_key, steps);
     assert_ok(stage_golden_run(&golden, function));
     memcpy(counter, golden.device.counter, sizeof golden.device.counter);
+    *reads = golden.device.reads;
     stage_golden_close(&golden);
 }
 
@@ -273,8 +278,11 @@ static void check(const char *stage, const char *steps_key,
     OpCounter one[OP_COUNT], two[OP_COUNT];
     Step step = {0};
     Asked asked = {0}, all = {0};
-    run(stage, steps_key, 1, function, one);
-    run(stage, steps_key, 2, function, two);
+    uint64_t reads[2];
+    run(stage, steps_key, 1, function, one, &reads[0]);
+    run(stage, steps_key, 2, function, two, &reads[1]);
+    if (function != ppo_run)
+        assert_int_equal(reads[1] - reads[0], 1); /* the figures of a step, all at once */
     arithmetic(&step);
     for (int op = 0; op < OP_COUNT; op++) {
         Asked found = {(double)(two[op].calls - one[op].calls), two[op].flops - one[op].flops,
@@ -321,6 +329,17 @@ static void test_ppo(void **state)
     check("ppo", "ppo.iterations", ppo_run, ask_ppo);
 }
 
+/* The host waits for the device once a minibatch, for both models' figures. */
+static void test_ppo_reads(void **state)
+{
+    (void)state;
+    OpCounter counter[OP_COUNT];
+    uint64_t one, two;
+    run("ppo-epochs", "ppo.epochs", 1, ppo_run, counter, &one);
+    run("ppo-epochs", "ppo.epochs", 2, ppo_run, counter, &two);
+    assert_int_equal(two - one, PPO_MINIBATCHES);
+}
+
 /* argument: the one test to run, for t870 */
 int main(int argc, char **argv)
 {
@@ -329,6 +348,6 @@ int main(int argc, char **argv)
     log_set_level(LOG_WARN);
     write_data();
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_sft), cmocka_unit_test(test_rm),
-                                       cmocka_unit_test(test_ppo)};
+                                       cmocka_unit_test(test_ppo), cmocka_unit_test(test_ppo_reads)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-//TEST timeout=300
+//TEST timeout=300 devices=cuda
 /* t720 -- three steps of supervised fine-tuning equal PyTorch's in float64 (tests/golden/make_stages.py): losses, gradient norms, rates and parameters. */
 #include "tests/support/stage_golden.h"
 

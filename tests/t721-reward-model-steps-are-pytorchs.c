@@ -1,4 +1,4 @@
-//TEST timeout=300
+//TEST timeout=300 devices=cuda
 /* t721 -- two steps of the reward model equal PyTorch's in float64 (tests/golden/make_stages.py): all pairs of K ranked answers with ties
  * and margins, and Plackett-Luce; losses, accuracy, margins, gradient norms, parameters, and the rewards' moments that are stored. */
 #include "tests/support/stage_golden.h"

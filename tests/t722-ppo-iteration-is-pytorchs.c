@@ -1,4 +1,4 @@
-//TEST timeout=300
+//TEST timeout=300 devices=cuda
 /* t722 -- a whole PPO iteration from a rollout file that h5py wrote, against PyTorch in float64 (tests/golden/make_stages.py): parameters of actor
  * and critic after every epoch's clipped step, and what is logged of each; the KL controller against values by hand. */
 #include "tests/support/stage_golden.h"

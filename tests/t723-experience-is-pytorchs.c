@@ -1,4 +1,4 @@
-//TEST timeout=300
+//TEST timeout=300 devices=cuda
 /* t723 -- what an iteration makes of its responses equals PyTorch's (tests/golden/make_stages.py): log-probs of policy and reference, values and
  * entropy on the units of the update; shaped rewards, KL, advantages and returns of given log-probs and values; scores by hand. */
 #include "tests/support/stage_golden.h"

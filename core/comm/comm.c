@@ -108,6 +108,18 @@ void comm_close(Comm *comm)
         comm->transport->close(comm);
 }
 
+const char *comm_device_name(const Comm *comm)
+{
+    return comm->moves ? comm->moves->name : comm->reads_device ? "MPI" : "MPI by way of the host";
+}
+
+void comm_detach_device(Comm *comm)
+{
+    if (comm->moves)
+        comm->moves->close(comm->moves->self);
+    comm->moves = NULL;
+}
+
 int comm_rank(const Comm *comm)
 {
     return comm->rank;

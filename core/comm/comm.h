@@ -18,6 +18,10 @@ Status comm_open_mpi(const void *mpi_communicator, Comm **comm);
 /* Rank `rank` of `size` that are not there, for a dry run of a collective program: peers hold what this rank holds, and all agree. [local] */
 Comm *comm_open_dry(int rank, int size);
 void comm_close(Comm *comm); /* [collective] */
+/* How device memory that the host cannot see moves between ranks: "NCCL 2.28.3", "MPI", "MPI by way of the host". [local] */
+const char *comm_device_name(const Comm *comm);
+/* No more collectives on a device that was attached (comm_nccl.h): before it is closed. Nothing if none was. [collective] */
+void comm_detach_device(Comm *comm);
 
 int comm_rank(const Comm *comm); /* [local] */
 int comm_size(const Comm *comm); /* [local] */

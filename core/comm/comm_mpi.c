@@ -2,6 +2,9 @@
 #include <limits.h>
 #include <mpi.h>
 #include <string.h>
+#if defined(OPEN_MPI) && OPEN_MPI
+#include <mpi-ext.h>
+#endif
 
 #include "core/base/memory.h"
 #include "core/comm/transport.h"
@@ -106,6 +109,16 @@ static void mpi_allgather(Comm *comm, const void *mine, size_t bytes_each, void 
     memory_return(&offsets);
 }
 
+/* Was this MPI built for, and does it run with, addresses of a GPU? */
+static bool mpi_reads_device(void)
+{
+#if defined(MPIX_CUDA_AWARE_SUPPORT) && MPIX_CUDA_AWARE_SUPPORT
+    return MPIX_Query_cuda_support() == 1;
+#else
+    return false;
+#endif
+}
+
 static void mpi_close(Comm *comm)
 {
     MPI_Comm_free((MPI_Comm *)comm->handle);
@@ -139,6 +152,7 @@ Status comm_open_mpi(const void *mpi_communicator, Comm **comm)
     Comm *opened = memory_new(1, sizeof *opened);
     opened->transport = &transport_mpi;
     opened->handle = handle;
+    opened->reads_device = mpi_reads_device();
     MPI_Comm_rank(*handle, &opened->rank);
     MPI_Comm_size(*handle, &opened->size);
     opened->codes = memory_new((size_t)opened->size, sizeof *opened->codes);

@@ -16,5 +16,7 @@ size_t reduce_bytes(int64_t count, int ranks);
 void reduce_slices(Comm *comm, Exec *exec, Tensor flat);
 /* Every rank's slice of `flat` to all ranks. [collective] */
 void gather_slices(Comm *comm, Exec *exec, Tensor flat);
+/* Every rank's part of `all` to all ranks; parts by offsets in bytes, size + 1 of them, equal on all ranks, which cover it. [collective] */
+void gather_parts(Comm *comm, Exec *exec, Tensor all, const size_t *offsets);
 
 #endif

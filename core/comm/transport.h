@@ -23,12 +23,33 @@ typedef struct CommTransport {
     void (*close)(Comm *comm);
 } CommTransport;
 
+/* `bytes` at a device's address. */
+typedef struct CommPiece {
+    void *at;
+    size_t bytes;
+} CommPiece;
+
+/* Moves of a device's memory, by a library that knows it (comm_nccl.c). They are asked for on the device's communication queue, behind what that queue
+ * has been told to wait for, and return at once. */
+typedef struct CommMoves {
+    const char *name; /* "NCCL 2.28.3" */
+    void *self;
+    /* send[p] goes to rank p and receive[p] comes from it; (size) each, this rank's own are not looked at. */
+    void (*exchange)(void *self, const CommPiece *send, const CommPiece *receive);
+    /* As the transport's, in place. */
+    void (*allgather_parts)(void *self, void *all, const size_t *offsets);
+    void (*close)(void *self);
+} CommMoves;
+
 struct Comm {
     const CommTransport *transport;
     int rank, size;
     void *handle;   /* the MPI transport's MPI_Comm *; NULL elsewhere */
     int32_t *codes; /* (size) for agreements, so that a step allocates nothing */
-    int failed;     /* 1 + the rank that the last agreement blamed; 0: none */
+    const CommMoves
+        *moves;        /* NULL: device memory goes through the transport, by way of the host unless that reads it */
+    bool reads_device; /* the transport takes a GPU's addresses */
+    int failed;        /* 1 + the rank that the last agreement blamed; 0: none */
 };
 
 /* The MPI transport splits messages above this many bytes (its counts are ints). Tests set it low to walk that path. */

@@ -100,38 +100,25 @@ void optimizer_open(Optimizer *optimizer, const OptimizerConfig *config, const P
         int64_t blocks = (slice.to - slice.from + SUM_BLOCK - 1) / SUM_BLOCK;
         optimizer->block_offsets[rank + 1] = optimizer->block_offsets[rank] + (size_t)blocks * sizeof(double);
     }
-    optimizer->block = memory_new(optimizer->block_offsets[ranks], 1);
 }
 
 void optimizer_close(Optimizer *optimizer)
 {
-    memory_free(&optimizer->block);
     memory_free(&optimizer->block_offsets);
 }
 
-/* The norm of the whole gradient, and on the device the factor that clips it. Every rank adds all blocks in order, so all have the
- * same bits. */
-static double gradient_norm(Optimizer *optimizer, Comm *comm, Exec *exec, Tensor gradient, Tensor scale)
+/* The norm of the whole gradient, and the factor that clips it, on the device. Every rank adds all blocks in order, so all have the same bits. */
+static void gradient_norm(Optimizer *optimizer, Comm *comm, Exec *exec, Tensor gradient, Tensor scale, Tensor norm)
 {
     int ranks = comm_size(comm), rank = comm_rank(comm);
     size_t own = optimizer->block_offsets[rank], end = optimizer->block_offsets[rank + 1];
     int64_t own_blocks = (int64_t)((end - own) / sizeof(double));
     int64_t blocks = (int64_t)(optimizer->block_offsets[ranks] / sizeof(double));
-    Tensor block = tensor_new1(exec->step, DTYPE_F64, blocks), norm = tensor_new1(exec->step, DTYPE_F64, 1);
-    if (own_blocks) {
-        Tensor part = tensor_range(block, (int64_t)(own / sizeof(double)), own_blocks);
-        sum_squares(exec, gradient, part);
-        if (ranks > 1)
-            tensor_read(exec->device, part, (char *)optimizer->block + own);
-    }
-    if (ranks > 1) {
-        comm_allgather_parts(comm, optimizer->block, optimizer->block_offsets);
-        tensor_write(exec->device, block, optimizer->block);
-    }
+    Tensor block = tensor_new1(exec->step, DTYPE_F64, blocks);
+    if (own_blocks)
+        sum_squares(exec, gradient, tensor_range(block, (int64_t)(own / sizeof(double)), own_blocks));
+    gather_parts(comm, exec, block, optimizer->block_offsets);
     clip_scale(exec, block, optimizer->config.clip, scale, norm);
-    double value = 0.0;
-    tensor_read(exec->device, norm, &value);
-    return value;
 }
 
 /* AdamW on the part of [from, to) that this rank owns. */
@@ -151,21 +138,15 @@ static void update_range(Optimizer *optimizer, Exec *exec, const Params *params,
           optimizer->steps + 1, lr, config->beta1, config->beta2, config->epsilon, decay ? config->weight_decay : 0.0);
 }
 
-Status optimizer_step(Optimizer *optimizer, Comm *comm, Exec *exec, Params *params, Tensor grad, double *norm,
-                      double *lr)
+void optimizer_ask(Optimizer *optimizer, Comm *comm, Exec *exec, Params *params, Tensor grad, Tensor norm, double *lr)
 {
     REQUIRE(tensor_count(grad) == params->count, "a gradient of %lld floats for %lld parameters",
             (long long)tensor_count(grad), (long long)params->count);
     Span slice = optimizer->slice;
     size_t mark = arena_mark(exec->step);
     Tensor scale = tensor_new1(exec->step, DTYPE_F32, 1);
-    *norm = gradient_norm(optimizer, comm, exec, tensor_range(grad, slice.from, slice.to - slice.from), scale);
+    gradient_norm(optimizer, comm, exec, tensor_range(grad, slice.from, slice.to - slice.from), scale, norm);
     *lr = optimizer->config.lr * schedule_factor(&optimizer->config.schedule, optimizer->steps, optimizer->steps_total);
-    if (!isfinite(*norm)) {
-        arena_rewind(exec->step, mark);
-        return status_error(STATUS_NUMERIC, "optimizer step %lld: the gradient's norm is %s; nothing was changed",
-                            (long long)(optimizer->steps + 1), isnan(*norm) ? "not a number" : "infinite");
-    }
     /* Neighbours that agree on decay are one range; the gaps between views hold zeros, whose update is zero. */
     for (int view = 0; view < params->views;) {
         bool decay = params->view[view].decay;
@@ -180,5 +161,24 @@ Status optimizer_step(Optimizer *optimizer, Comm *comm, Exec *exec, Params *para
         params_narrow(exec->device, params); /* the slices of other ranks */
     optimizer->steps++;
     arena_rewind(exec->step, mark);
-    return status_ok();
+}
+
+Status optimizer_check(Optimizer *optimizer, double norm)
+{
+    if (isfinite(norm))
+        return status_ok();
+    optimizer->steps--; /* AdamW left everything as it was: clip_scale told it so */
+    return status_error(STATUS_NUMERIC, "optimizer step %lld: the gradient's norm is %s; nothing was changed",
+                        (long long)(optimizer->steps + 1), isnan(norm) ? "not a number" : "infinite");
+}
+
+Status optimizer_step(Optimizer *optimizer, Comm *comm, Exec *exec, Params *params, Tensor grad, double *norm,
+                      double *lr)
+{
+    size_t mark = arena_mark(exec->step);
+    Tensor on_device = tensor_new1(exec->step, DTYPE_F64, 1);
+    optimizer_ask(optimizer, comm, exec, params, grad, on_device, lr);
+    tensor_read(exec->device, on_device, norm);
+    arena_rewind(exec->step, mark);
+    return optimizer_check(optimizer, *norm);
 }

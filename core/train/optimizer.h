@@ -30,17 +30,20 @@ typedef struct Optimizer {
     Tensor exp_avg, exp_avg_sq; /* (slice) F32 */
     int64_t steps;              /* updates done */
     int64_t steps_total;        /* of the schedule */
-    double *block;              /* sums of squares of all ranks' blocks, in order (host) */
-    size_t *block_offsets;      /* bytes; where each rank's begin (size + 1) */
+    size_t *block_offsets;      /* bytes; where each rank's sums of squares of blocks begin among all (size + 1) */
 } Optimizer;
 
 /* Moments are zero. Allocates them from `arena` (model lifetime), and a little host memory. [local] */
 void optimizer_open(Optimizer *optimizer, const OptimizerConfig *config, const Params *params, const Comm *comm,
                     Device *device, Arena *arena, int64_t steps_total);
 void optimizer_close(Optimizer *optimizer);
-/* One update from reduced gradients: the norm over all slices (sums of fixed blocks, in order), clipping, AdamW on this rank's slice, all-gather.
- * grad: (count) F32 whose own slice holds the sum. *norm and *lr are for the log. A gradient that is not finite changes nothing and is
- * STATUS_NUMERIC. [collective] */
+/* One update from reduced gradients: the norm over all slices (sums of fixed blocks, in order), clipping, AdamW on this rank's slice, all-gather. Nothing is read
+ * back: *lr is the log's, and `norm` (1) F64 on the device is for optimizer_check once the caller has read it.
+ * grad: (count) F32 whose own slice holds the sum. [collective] */
+void optimizer_ask(Optimizer *optimizer, Comm *comm, Exec *exec, Params *params, Tensor grad, Tensor norm, double *lr);
+/* STATUS_NUMERIC: the gradient was not finite, and that update has changed nothing. [local] */
+Status optimizer_check(Optimizer *optimizer, double norm);
+/* Both. [collective] */
 Status optimizer_step(Optimizer *optimizer, Comm *comm, Exec *exec, Params *params, Tensor grad, double *norm,
                       double *lr);
 

@@ -1,6 +1,8 @@
 /* trainer.c -- the walk over lanes and units, the tree that joins lanes, and the sums of statistics in unit order. */
 #include "core/train/trainer.h"
 
+#include <string.h>
+
 #include "core/base/memory.h"
 
 static int log2_of(int64_t value)
@@ -42,13 +44,16 @@ typedef struct Walk {
     Tensor stats; /* (own, stats_count) F64 on the device */
 } Walk;
 
+/* `stats` (own units * stats_count) F64 or absent: taken from the step arena. */
 static Walk walk_new(Comm *comm, Exec *exec, int64_t lanes, int64_t units, UnitFunction unit, void *context,
-                     int stats_count)
+                     int stats_count, Tensor stats)
 {
     REQUIRE(stats_count >= 0 && stats_count <= TRAINER_STATS_MAX, "%d statistics", stats_count);
     Walk walk = {.unit = unit, .context = context};
     walk.own = shard_rank_units(units, lanes, comm_size(comm), comm_rank(comm));
-    walk.stats = tensor_new2(exec->step, DTYPE_F64, walk.own.to - walk.own.from, stats_count);
+    int64_t dims[] = {walk.own.to - walk.own.from, stats_count};
+    walk.stats = tensor_present(stats) ? tensor_at(stats.data, DTYPE_F64, 2, dims)
+                                       : tensor_new2(exec->step, DTYPE_F64, dims[0], dims[1]);
     tensor_zero(exec->device, walk.stats);
     return walk;
 }
@@ -65,14 +70,13 @@ static Status walk_unit(const Walk *walk, Exec *exec, int64_t unit)
     return status;
 }
 
-/* Sums over all units in unit order. [collective] */
-static void walk_sum(const Walk *walk, Comm *comm, Exec *exec, int64_t lanes, int64_t units, double *sums)
+/* Sums over all units in unit order, from this rank's own (own, width). [collective] */
+static void sum_units(Comm *comm, int64_t lanes, int64_t units, int64_t width, const double *mine, double *sums)
 {
-    int64_t width = walk->stats.shape[1];
     int ranks = comm_size(comm);
-    double *all = memory_borrow((size_t)(units * width), sizeof *all); // (units, stats_count)
-    if (walk->own.to > walk->own.from && width)
-        tensor_read(exec->device, walk->stats, all + walk->own.from * width);
+    Span own = shard_rank_units(units, lanes, ranks, comm_rank(comm));
+    double *all = memory_borrow((size_t)(units * width), sizeof *all); // (units, width)
+    memcpy(all + own.from * width, mine, (size_t)((own.to - own.from) * width) * sizeof *all);
     size_t *offsets = memory_borrow((size_t)ranks + 1, sizeof *offsets);
     for (int rank = 0; rank < ranks; rank++)
         offsets[rank + 1] =
@@ -113,31 +117,61 @@ static Status accumulate_lanes(Trainer *trainer, Exec *exec, const Walk *walk, i
     return status_ok();
 }
 
-Status trainer_step(Trainer *trainer, Exec *exec, int64_t units, UnitFunction unit, void *context, int stats_count,
-                    StepReport *report)
+int64_t trainer_figures(const Trainer *trainer, int64_t units, int stats_count)
+{
+    Span own = shard_rank_units(units, trainer->lanes, comm_size(trainer->comm), comm_rank(trainer->comm));
+    return (own.to - own.from) * stats_count + 1;
+}
+
+Status trainer_ask(Trainer *trainer, Exec *exec, int64_t units, UnitFunction unit, void *context, int stats_count,
+                   Tensor figures, StepReport *report)
 {
     Comm *comm = trainer->comm;
     Params *params = &trainer->model->params;
     Tape *tape = exec->tape;
     size_t mark = arena_mark(exec->step);
+    int64_t counted = trainer_figures(trainer, units, stats_count);
     *report = (StepReport){0};
+    REQUIRE(tensor_count(figures) == counted, "room for %lld figures, %lld are made", (long long)tensor_count(figures),
+            (long long)counted);
     for (int i = 0; i < trainer->buffers; i++)
         trainer->buffer[i] = tensor_new1(exec->step, DTYPE_F32, params->count);
-    Walk walk = walk_new(comm, exec, trainer->lanes, units, unit, context, stats_count);
+    Walk walk = walk_new(comm, exec, trainer->lanes, units, unit, context, stats_count, figures);
     exec->tape = trainer->tape;
     Status status = accumulate_lanes(trainer, exec, &walk, units);
     exec->tape = tape;
     /* Outside a step a model's gradients go nowhere: a stray backward must not reach a buffer of the next step. */
     params_set_grad(params, tensor_absent());
     status = comm_agree(comm, status);
-    if (status_failed(status)) {
-        arena_rewind(exec->step, mark);
-        return status;
+    if (!status_failed(status)) {
+        reduce_slices(comm, exec, trainer->buffer[0]);
+        optimizer_ask(&trainer->optimizer, comm, exec, params, trainer->buffer[0],
+                      tensor_range(figures, counted - 1, 1), &report->lr);
     }
-    walk_sum(&walk, comm, exec, trainer->lanes, units, report->stats);
-    reduce_slices(comm, exec, trainer->buffer[0]);
-    status =
-        optimizer_step(&trainer->optimizer, comm, exec, params, trainer->buffer[0], &report->grad_norm, &report->lr);
+    arena_rewind(exec->step, mark);
+    return status;
+}
+
+Status trainer_learn(Trainer *trainer, int64_t units, int stats_count, const double *figures, StepReport *report)
+{
+    report->grad_norm = figures[trainer_figures(trainer, units, stats_count) - 1];
+    sum_units(trainer->comm, trainer->lanes, units, stats_count, figures, report->stats);
+    return optimizer_check(&trainer->optimizer, report->grad_norm);
+}
+
+Status trainer_step(Trainer *trainer, Exec *exec, int64_t units, UnitFunction unit, void *context, int stats_count,
+                    StepReport *report)
+{
+    size_t mark = arena_mark(exec->step);
+    int64_t count = trainer_figures(trainer, units, stats_count);
+    Tensor figures = tensor_new1(exec->step, DTYPE_F64, count);
+    Status status = trainer_ask(trainer, exec, units, unit, context, stats_count, figures, report);
+    if (!status_failed(status)) {
+        double *host = memory_borrow((size_t)count, sizeof *host);
+        tensor_read(exec->device, figures, host);
+        status = trainer_learn(trainer, units, stats_count, host, report);
+        memory_return(&host);
+    }
     arena_rewind(exec->step, mark);
     return status;
 }
@@ -148,15 +182,20 @@ Status units_evaluate(Comm *comm, Exec *exec, int64_t lanes, int64_t units, Unit
     TRY(shard_check(lanes, comm_size(comm)));
     Tape *tape = exec->tape;
     size_t mark = arena_mark(exec->step);
-    Walk walk = walk_new(comm, exec, lanes, units, unit, context, stats_count);
+    Walk walk = walk_new(comm, exec, lanes, units, unit, context, stats_count, tensor_absent());
     exec->tape = NULL;
     Status status = status_ok();
     for (int64_t at = walk.own.from; at < walk.own.to && !status_failed(status); at++)
         status = walk_unit(&walk, exec, at);
     exec->tape = tape;
     status = comm_agree(comm, status);
-    if (!status_failed(status))
-        walk_sum(&walk, comm, exec, lanes, units, stats);
+    if (!status_failed(status)) {
+        double *mine = memory_borrow((size_t)tensor_count(walk.stats), sizeof *mine);
+        if (tensor_count(walk.stats))
+            tensor_read(exec->device, walk.stats, mine);
+        sum_units(comm, lanes, units, stats_count, mine, stats);
+        memory_return(&mine);
+    }
     arena_rewind(exec->step, mark);
     return status;
 }

@@ -36,6 +36,14 @@ typedef struct StepReport {
 Status trainer_open(Trainer *trainer, Model *model, Comm *comm, const OptimizerConfig *optimizer, int64_t lanes,
                     int64_t steps_total, Arena *arena);
 void trainer_close(Trainer *trainer);
+/* A step in two halves, so that several share one wait of the host for the device: `ask` asks the device for all of it and leaves its figures in `figures`
+ * (trainer_figures doubles: this rank's statistics by unit, then the gradient's norm); `learn`, given them, fills the report. An error of any rank's unit changes
+ * nothing and fails in `ask`, a gradient that is not finite likewise in `learn`, on every rank. */
+int64_t trainer_figures(const Trainer *trainer, int64_t units, int stats_count); /* [local] */
+Status trainer_ask(Trainer *trainer, Exec *exec, int64_t units, UnitFunction unit, void *context, int stats_count,
+                   Tensor figures, StepReport *report); /* [collective] */
+Status trainer_learn(Trainer *trainer, int64_t units, int stats_count, const double *figures,
+                     StepReport *report); /* [collective] */
 /* One optimizer step. An error of any rank's unit, or a gradient that is not finite, changes nothing and fails on every rank. [collective] */
 Status trainer_step(Trainer *trainer, Exec *exec, int64_t units, UnitFunction unit, void *context, int stats_count,
                     StepReport *report);

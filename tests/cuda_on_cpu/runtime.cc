@@ -179,7 +179,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device)
     memset(properties, 0, sizeof *properties);
     if (!device_exists(device))
         return refuse(cudaErrorInvalidDevice);
-    snprintf(properties->name, sizeof properties->name, "emulated device %d", device_number(device));
+    snprintf(properties->name, sizeof properties->name, "emulated device");
     memcpy(properties->uuid.bytes, "cuda on the cpu", 15);
     properties->uuid.bytes[15] = (char)device_number(device);
     properties->pciBusID = 1 + device_number(device);

@@ -10,7 +10,7 @@
 #include "core/data/json.h"
 #include "core/h5/h5.h"
 #include "core/store/huggingface.h"
-#include "kernels/cpu/device_cpu.h"
+#include "tests/support/support_device.h"
 
 enum { JSON_BYTES_MAX = 1 << 20 };
 
@@ -18,7 +18,7 @@ void stage_golden_open(StageGolden *golden, const char *output)
 {
     *golden = (StageGolden){.output = memory_strdup(support_path("%s", output))};
     assert_ok(json_read_file(stage_golden_path("expected.json"), JSON_BYTES_MAX, &golden->expected));
-    assert_ok(device_open_cpu(&golden->device, 1, NULL));
+    support_device_open(&golden->device);
     stages_schema(&golden->schema);
     stage_golden_set(golden, "output=%s", golden->output);
     stage_golden_set(golden, "lanes=4");

@@ -3,8 +3,8 @@
 
 #include "core/base/memory.h"
 #include "core/base/rng.h"
-#include "kernels/cpu/device_cpu.h"
 #include "tests/support/support.h"
+#include "tests/support/support_device.h"
 
 ModelShape tiny_shape(const char *arch, bool tied)
 {
@@ -25,22 +25,20 @@ ModelShape tiny_shape(const char *arch, bool tied)
     return shape;
 }
 
-static Status open_cpu(Device *device)
-{
-    return device_open_cpu(device, 1, NULL);
-}
-
-static Status (*open_device)(Device *device) = open_cpu;
+static Status (*open_device)(Device *device); /* NULL: support_device_open */
 
 void tiny_use_device(Status (*open)(Device *device))
 {
-    open_device = open ? open : open_cpu;
+    open_device = open;
 }
 
 void tiny_open_device(Tiny *tiny)
 {
     *tiny = (Tiny){0};
-    assert_ok(open_device(&tiny->device));
+    if (open_device)
+        assert_ok(open_device(&tiny->device));
+    else
+        support_device_open(&tiny->device);
     assert_ok(device_arena(&tiny->device, &tiny->step, "step", 0));
     tiny->tape = tape_open();
     tiny->exec = (Exec){&tiny->device, &tiny->step, NULL};

@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+#TEST labels=cuda,mpi timeout=240 processors=2
+"""t881 -- a peer that fails or falls silent inside a collective ends the program on all ranks within half a minute, with the reason, even where giving up blocks."""
+
+import os
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "support"))
+import experiment
+from experiment import SKIP, Experiment, need_program
+
+EMULATED = pathlib.Path(os.environ.get("BINARY_DIR", ".")) / "tests/tercet_cuda_on_cpu"
+FAULTS = [
+    ("error:1:2", "remote process exited"),
+    ("error:0:3,stuck", "remote process exited"),
+    ("silent:1:2", "nothing on it has ended"),
+    ("silent:0:3,stuck", "nothing on it has ended"),
+]
+
+need_program()
+if not EMULATED.exists():
+    print("SKIP: no emulated program: it needs g++ and the headers of the CUDA toolkit")
+    sys.exit(SKIP)
+experiment.TERCET = str(EMULATED)
+os.environ.update(CUDA_ON_CPU_DEVICES="2", CUDA_ON_CPU_STREAMS="latest", CUDA_ON_CPU_PATIENCE="200", TERCET_DEVICE_TIMEOUT="3")
+with Experiment() as run:
+    for number, (fault, reason) in enumerate(FAULTS):
+        os.environ["CUDA_ON_CPU_NCCL_FAULT"] = fault
+        began = time.monotonic()
+        done = run.stage("sft", f"fault{number}", "device=cuda", "model.layers=1", "sft.steps=3", "sft.eval_every=0", ranks=2, expect=None)
+        took = time.monotonic() - began
+        if done.returncode == 0 or "the device is lost" not in done.stderr or reason not in done.stderr:
+            sys.exit(f"{fault}: exit code {done.returncode}, and nobody said '{reason}':\n{done.stderr}")
+        if took > 60:
+            sys.exit(f"{fault}: the program left after {took:.0f} s")
+        print(f"{fault}: left after {took:.1f} s, start and first steps included")
