@@ -380,12 +380,14 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
         to_device = device_memory_has(to);
         from_device = device_memory_has(from);
     }
-    if (bytes && (!place_fits(to, bytes, to_device) || !place_fits(from, bytes, from_device)))
+    if (bytes == 0)
+        return cudaSuccess;
+    if (!place_fits(to, bytes, to_device) || !place_fits(from, bytes, from_device))
         return refuse(cudaErrorInvalidValue);
     bool pageable_from = !from_device && !pinned_has(from), pageable_to = !to_device && !pinned_has(to);
     if (stream_is_capturing(stream) && (pageable_from || pageable_to))
         return refuse(cudaErrorStreamCaptureUnsupported);
-    if (pageable_from && bytes) {
+    if (pageable_from) {
         void *staged = malloc(bytes);
         memcpy(staged, from, bytes);
         stream_add(stream, "copy", [=] {
@@ -410,7 +412,9 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind 
 cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t stream)
 {
     UNLESS_FAILED;
-    if (bytes && !device_memory_holds(at, bytes))
+    if (bytes == 0)
+        return cudaSuccess;
+    if (!device_memory_holds(at, bytes))
         return refuse(cudaErrorInvalidValue);
     stream_add(stream, "set", [=] {
         DeviceMemoryOpen open;
