@@ -7,11 +7,13 @@
 
 #include "core/base/memory.h"
 #include "core/base/rng.h"
+#include "core/base/work.h"
 #include "core/tensor/forward.h"
 
 enum {
     VIEW_FLOATS_ALIGN = ARENA_ALIGN / (int)sizeof(float), /* every view starts on 256 bytes */
     INITIALISE_CHUNK = 1 << 18,                           /* floats per write, a multiple of 4 */
+    INITIALISE_PIECE = 1 << 13,                           /* by one thread, a multiple of 4 */
 };
 
 static const double init_deviation = 0.02; /* Radford et al. 2019, as both families use it */
@@ -285,7 +287,7 @@ int64_t params_learned(const Params *params)
 
 /* --- First values ------------------------------------------------------------------------------------------------- */
 
-static void view_fill_chunk(const ParamView *view, RngStream stream, int64_t from, int64_t count, float *out)
+static void view_fill(const ParamView *view, RngStream stream, int64_t from, int64_t count, float *out)
 {
     if (view->init != INIT_NORMAL) {
         for (int64_t i = 0; i < count; i++)
@@ -300,6 +302,24 @@ static void view_fill_chunk(const ParamView *view, RngStream stream, int64_t fro
     }
 }
 
+/* A view's values by all threads, a piece each: what a piece holds is a function of where it stands. */
+typedef struct ViewFill {
+    const ParamView *view;
+    RngStream stream;
+    int64_t from, count;
+    float *out; /* (count) */
+} ViewFill;
+
+static Status view_fill_piece(void *context, int64_t index, int worker)
+{
+    (void)worker;
+    const ViewFill *fill = context;
+    int64_t at = index * INITIALISE_PIECE, count = fill->count - at;
+    view_fill(fill->view, fill->stream, fill->from + at, count < INITIALISE_PIECE ? count : INITIALISE_PIECE,
+              fill->out + at);
+    return status_ok();
+}
+
 static void initialise_view(Device *device, Params *params, uint64_t seed, int index)
 {
     REQUIRE(index >= 0 && index < params->views, "view %d of %d", index, params->views);
@@ -311,7 +331,9 @@ static void initialise_view(Device *device, Params *params, uint64_t seed, int i
     float *chunk = memory_new((size_t)chunk_count, sizeof *chunk);
     for (int64_t from = 0; from < learned; from += chunk_count) {
         int64_t count = learned - from < chunk_count ? learned - from : chunk_count;
-        view_fill_chunk(view, stream, from, count, chunk);
+        ViewFill fill = {view, stream, from, count, chunk};
+        /* No piece fails. */
+        (void)work_run((count + INITIALISE_PIECE - 1) / INITIALISE_PIECE, view_fill_piece, NULL, &fill);
         tensor_write(device, tensor_range(params->value, view->offset + from, count), chunk);
     }
     memory_free(&chunk);

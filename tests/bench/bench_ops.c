@@ -309,6 +309,7 @@ int main(int argc, char **argv)
     gemm(true, false, 1, 64, 4096, 1.0f);
     attention(4, 256, 12, 12, 64, 0);
     attention(1, 1024, 12, 12, 64, 0);
+    attention(1, 4096, 9, 3, 64, 0);
     attention(32, 128, 8, 4, 8, 0);
     attention(64, 80, 8, 4, 8, 0);
     attention(64, 1, 8, 4, 8, 80);
