@@ -1,14 +1,14 @@
-//TEST ranks=1,2,4 timeout=60
+//TEST ranks=1,2,4 timeout=60 devices=cuda
 /* t222 -- the exact sum over ranks: every element has the bits of the binary tree over ranks, also where a slice takes several windows,
  * where slices are ragged or empty, and where memory is the device's own; and gathering gives all ranks the same buffer. */
 #include "tests/support/support.h"
+#include "tests/support/support_device.h"
 
 #include <mpi.h>
 #include <string.h>
 
 #include "core/base/memory.h"
 #include "core/comm/reduce.h"
-#include "kernels/cpu/device_cpu.h"
 
 static Comm *comm;
 
@@ -69,7 +69,7 @@ static void check_count(Device *device, int64_t count)
 static void check_device(bool host_visible)
 {
     Device device;
-    assert_ok(device_open_cpu(&device, 1, NULL));
+    support_device_open(&device);
     DeviceBackend hidden = *device.backend;
     hidden.host_visible = false;
     if (!host_visible)
