@@ -45,6 +45,7 @@ struct Block {
     bool progress;                                         /* has any run in this round? */
     bool rolling; /* all have started: a thread that waits goes on to the next */
     uint64_t random;
+    unsigned ahead; /* the first thread of the warp that goes before all others, in random order */
     Order order;
     unsigned running; /* linear index */
     unsigned at_barrier;
@@ -158,10 +159,28 @@ static void enter(Block *block, unsigned index)
     threadIdx = {index % blockDim.x, index % plane / blockDim.x, index / plane};
 }
 
+/* In random order one warp of each block goes on whenever it can, so that it is a barrier ahead of the others: who overwrites what they have yet to
+ * read is found. */
+static bool ahead_can(Block *block)
+{
+    if (block->order.kind != ORDER_RANDOM)
+        return false;
+    for (unsigned i = block->ahead; i < block->ahead + WARP_LANES && i < block->threads_count; i++)
+        if (block->state[i] == READY) {
+            enter(block, i);
+            return true;
+        }
+    return false;
+}
+
 /* The thread whose turn it is, entered. When a round brought nothing forward, a barrier opens, or there is a report. */
 static Fiber *next_take(Block *block)
 {
     for (;;) {
+        if (ahead_can(block)) {
+            block->progress = true;
+            return block->threads[block->running].fiber;
+        }
         while (block->cursor < block->threads_count) {
             unsigned index = block->turn[block->cursor++];
             if (block->state[index] != READY)
@@ -437,8 +456,10 @@ void block_run(const Launch &launch, uint3 index, Order order)
     current = block;
 
     turns_set(block);
-    if (order.kind == ORDER_RANDOM)
+    if (order.kind == ORDER_RANDOM) {
         turns_shuffle(block);
+        block->ahead = (unsigned)((random_next(&block->random) >> 32) % block->threads_count) / WARP_LANES * WARP_LANES;
+    }
     start_all(block);
     if (block->done < block->threads_count) {
         block->rolling = true;
