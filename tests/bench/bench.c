@@ -19,7 +19,7 @@
 #include "core/base/text.h"
 #include "core/train/profile_report.h"
 #include "kernels/cpu/device_cpu.h"
-#include "kernels/cuda/device_cuda.h"
+#include "launch/devices.h"
 #include "tests/bench/work.h"
 
 static const Work *const works[] = {
@@ -171,19 +171,18 @@ static Status work_run(Bench *bench, const Work *work, double started)
     return status;
 }
 
-/* The CPU, or with device=cuda the visible GPU of this rank's number. */
+/* The CPU, or with device=cuda this rank's GPU, and NCCL between ranks, as a stage opens them. */
 static Status device_open_asked(Bench *bench, int threads)
 {
     const char *isa = bench_text(bench, "isa", NULL), *precision = bench_text(bench, "precision", "fp32"),
                *matmul = bench_text(bench, "matmul", "fp32");
     if (strcmp(bench_text(bench, "device", "cpu"), "cuda") != 0)
         return device_open_cpu(&bench->device, threads, isa);
-    int devices = 0;
-    TRY(cuda_devices_count(&devices));
-    const CudaOptions options = {
-        .index = comm_rank(bench->comm) % devices, .tf32 = strcmp(matmul, "tf32") == 0, .threads = threads};
-    TRY(device_open_cuda(&bench->device, &options));
-    return device_set_flow(&bench->device, strcmp(precision, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32);
+    const DeviceWish wish = {.device = "cuda",
+                             .threads = threads,
+                             .tf32 = strcmp(matmul, "tf32") == 0,
+                             .flow = strcmp(precision, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32};
+    return devices_open(&bench->bootstrap, &wish, &bench->device);
 }
 
 static Status bench_run(Bench *bench, const Work *work, char **words, double started)
@@ -201,7 +200,7 @@ static Status bench_run(Bench *bench, const Work *work, char **words, double sta
         status = work_run(bench, work, started);
         arena_close(&bench->step);
         arena_close(&bench->model);
-        device_close(&bench->device);
+        devices_close(&bench->bootstrap, &bench->device);
     }
     return status;
 }
