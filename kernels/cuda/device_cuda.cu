@@ -617,8 +617,10 @@ static Status open_parts(Cuda *cuda)
     TRY_CUDA(cudaMallocHost((void **)&cuda->staging, 2 * (size_t)STAGING_BYTES));
     TRY_CUDA(cudaMallocHost((void **)&cuda->arrivals, 2 * (size_t)STAGING_BYTES));
     TRY_CUDA(cudaMalloc(&cuda->workspace, WORKSPACE_BYTES));
-    if (cublasCreate(&cuda->blas) != CUBLAS_STATUS_SUCCESS)
-        return status_error(STATUS_MEMORY, "cuda device %d: cuBLAS could not be started", index);
+    cublasStatus_t started = cublasCreate(&cuda->blas);
+    if (started != CUBLAS_STATUS_SUCCESS)
+        return status_error(started == CUBLAS_STATUS_ALLOC_FAILED ? STATUS_MEMORY : STATUS_USAGE,
+                            "cuda device %d: cuBLAS could not be started: %s", index, cublasGetStatusString(started));
     describe(cuda, &properties);
     BLAS(cublasSetStream(cuda->blas, cuda->stream[QUEUE_COMPUTE]));
     BLAS(cublasSetWorkspace(cuda->blas, cuda->workspace, WORKSPACE_BYTES));
