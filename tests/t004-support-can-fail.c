@@ -164,7 +164,9 @@ int main(int argc, char **argv)
     }
     if (argc == 2 && strcmp(argv[1], "--directory") == 0) {
         printf("%s\n", support_directory());
-        fclose(fopen(support_path("file"), "w"));
+        FILE *file = fopen(support_path("file"), "w");
+        if (file) /* the other rank may be done, and have removed the directory */
+            fclose(file);
         mkdir(support_path("folder"), 0777);
         return 0;
     }

@@ -7,10 +7,12 @@
 
 void gemm_library(int threads, const GemmArgs *args)
 {
+    const int others = omp_get_max_threads(); /* what loops that are not ours to count may use */
     omp_set_num_threads(threads);
     dnnl_status_t status =
         dnnl_sgemm(args->transpose_a ? 'T' : 'N', args->transpose_b ? 'T' : 'N', args->m, args->n, args->k, args->alpha,
                    args->a, args->lda, args->b, args->ldb, args->beta, args->c, args->ldc);
+    omp_set_num_threads(others);
     REQUIRE(status == dnnl_success, "dnnl_sgemm(%d %d, %lld x %lld x %lld, ld %lld %lld %lld) returned %d",
             args->transpose_a, args->transpose_b, (long long)args->m, (long long)args->n, (long long)args->k,
             (long long)args->lda, (long long)args->ldb, (long long)args->ldc, (int)status);
