@@ -91,10 +91,8 @@ static void check_backward(Twin *twin, const Shape *shape, bool entropies, bool 
 {
     const int64_t rows = shape->rows, count = rows * shape->ld;
     float *values = logits_of(twin, shape, 3), *slope = twin_floats(twin, rows, 4, 1.0).cpu;
-    if (rows > 1) {
-        values[0] = NAN;
+    if (rows > 1)
         slope[0] = 0.0f;
-    }
     TwinArray logits = twin_floats_given(twin, values, count), target = twin_ints_below(twin, rows, 5, shape->vocab);
     if (rows > 2)
         slope[2] = 0.0f; /* wanted for its entropy alone */
@@ -106,6 +104,10 @@ static void check_backward(Twin *twin, const Shape *shape, bool entropies, bool 
     LogitsStatsArgs stats = {logits.cpu,   NULL,      lse.cpu,           NULL, entropy.cpu, rows,
                              shape->vocab, shape->ld, shape->temperature};
     device_run(&twin->cpu, OP_logits_stats, &stats);
+    if (rows > 1) {
+        values[0] = ((float *)lse.cpu)[0] = NAN;
+        logits = twin_floats_given(twin, values, count);
+    }
     lse = twin_floats_given(twin, lse.cpu, rows);
     entropy = twin_floats_given(twin, entropy.cpu, rows);
     if (in_place)
