@@ -199,7 +199,14 @@ static Fiber *next_take(Block *block)
 }
 
 /* Fibers that no thread owns, kept between blocks. */
-static thread_local std::vector<Fiber *> idle;
+static thread_local struct Idle {
+    std::vector<Fiber *> fibers;
+    ~Idle() /* OpenMP ends threads when a team shrinks */
+    {
+        for (Fiber *fiber : fibers)
+            fiber_delete(fiber);
+    }
+} idle;
 static thread_local Fiber *starter; /* the fiber that fiber_main runs on now */
 
 /* A fiber runs one unstarted thread after the other by plain calls, until one of them waits: then the fiber is that thread's. */
@@ -220,7 +227,7 @@ static void fiber_main(void *self)
             fiber_suspend(own);
             continue;
         }
-        idle.push_back(own);
+        idle.fibers.push_back(own);
         if (block->done < block->threads_count)
             fiber_switch(own, next_take(block));
         else
@@ -230,10 +237,10 @@ static void fiber_main(void *self)
 
 static Fiber *fiber_take(Block *block)
 {
-    if (idle.empty())
+    if (idle.fibers.empty())
         return fiber_new(fiber_main, block);
-    Fiber *fiber = idle.back(); /* goes on in fiber_main, where it left */
-    idle.pop_back();
+    Fiber *fiber = idle.fibers.back(); /* goes on in fiber_main, where it left */
+    idle.fibers.pop_back();
     return fiber;
 }
 
@@ -261,7 +268,7 @@ static void start_all(Block *block)
         Fiber *fiber = starter;
         fiber_resume(fiber);
         if (starter) { /* all that were left ran to their end on it */
-            idle.push_back(starter);
+            idle.fibers.push_back(starter);
             starter = NULL;
         }
     }
@@ -407,12 +414,19 @@ bool block_is_running(void)
 
 static const size_t SHARED_ROOM = SHARED_BYTES_MAX + 64 * SHARED_GAP;
 
-static Block *block_new(void)
-{
+/* A thread's block, over and over. */
+struct Own {
     Block *block = new Block();
-    block->shared = (char *)aligned_alloc(SHARED_ALIGN, SHARED_ROOM);
-    return block;
-}
+    Own()
+    {
+        block->shared = (char *)aligned_alloc(SHARED_ALIGN, SHARED_ROOM);
+    }
+    ~Own()
+    {
+        free(block->shared);
+        delete block;
+    }
+};
 
 static void block_clear(Block *block)
 {
@@ -441,7 +455,8 @@ static void count(const Block *block)
 
 void block_run(const Launch &launch, uint3 index, Order order)
 {
-    static thread_local Block *block = block_new();
+    static thread_local Own own;
+    Block *block = own.block;
     block->launch = &launch;
     block->threads_count = launch.block.x * launch.block.y * launch.block.z;
     block->one_dimension = launch.block.y * launch.block.z == 1;

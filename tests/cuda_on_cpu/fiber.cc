@@ -218,6 +218,12 @@ Fiber *fiber_new(void (*entry)(void *), void *argument)
     return fiber;
 }
 
+void fiber_delete(Fiber *fiber)
+{
+    munmap(fiber->mapping, fiber->mapping_bytes);
+    free(fiber);
+}
+
 void fiber_resume(Fiber *fiber)
 {
     root.left = true;

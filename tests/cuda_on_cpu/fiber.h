@@ -18,6 +18,8 @@ struct Fiber;
 
 /* A fiber that will run entry(argument) when it is first resumed. `entry` must not return: it ends by fiber_suspend(). */
 Fiber *fiber_new(void (*entry)(void *argument), void *argument);
+/* One that is suspended, and will not be resumed. */
+void fiber_delete(Fiber *fiber);
 /* From the thread's own stack into the fiber; returns when a fiber suspends. */
 void fiber_resume(Fiber *fiber);
 /* From the running fiber back to the thread's own stack. */
