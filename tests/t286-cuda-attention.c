@@ -35,14 +35,14 @@ static void check(DType dtype)
         TwinArray again = twin_empty(&twin, batch.tokens * batch.width + c->shift);
         AttentionForwardArgs cpu = batch_forward(&batch), cuda = cpu;
         cuda.dtype = dtype;
-        cpu.qkv = twin_cpu_at(qkv, c->shift);
-        cuda.qkv = twin_cuda_at(qkv, c->shift);
+        cpu.qkv = twin_from(qkv, c->shift).cpu;
+        cuda.qkv = twin_from(qkv, c->shift).cuda;
         cpu.start = batch.on_device.cpu;
         cuda.start = batch.on_device.cuda;
         cpu.lse = lse.cpu;
         cuda.lse = lse.cuda;
-        cpu.out = twin_cpu_at(out, c->shift);
-        cuda.out = twin_cuda_at(out, c->shift);
+        cpu.out = twin_from(out, c->shift).cpu;
+        cuda.out = twin_from(out, c->shift).cuda;
         device_run(&twin.cpu, OP_attention_forward, &cpu);
         device_run(&twin.cuda, OP_attention_forward, &cuda);
         char name[64];
@@ -52,7 +52,7 @@ static void check(DType dtype)
         twin_expect(&twin, lse, name);
         /* Without lse the same bits come out. */
         cuda.lse = NULL;
-        cuda.out = twin_cuda_at(again, c->shift);
+        cuda.out = twin_from(again, c->shift).cuda;
         device_run(&twin.cuda, OP_attention_forward, &cuda);
         double *first = twin_read(&twin, out), *second = twin_read(&twin, again);
         for (int64_t i = c->shift; i < out.count; i++)
@@ -63,19 +63,7 @@ static void check(DType dtype)
     }
 }
 
-static void test_f32(void **state)
-{
-    (void)state;
-    check(DTYPE_F32);
-}
-static void test_bf16(void **state)
-{
-    (void)state;
-    check(DTYPE_BF16);
-}
-
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return twin_main(check);
 }

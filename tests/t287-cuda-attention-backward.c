@@ -51,19 +51,19 @@ static void check(DType dtype)
         float *made = memory_new((size_t)(batch.tokens * batch.width + c->shift), sizeof *made);
         float *made_lse = memory_new((size_t)(batch.tokens * batch.heads), sizeof *made_lse);
         AttentionForwardArgs forward = batch_forward(&batch);
-        forward.qkv = twin_cpu_at(qkv, c->shift);
+        forward.qkv = twin_from(qkv, c->shift).cpu;
         forward.start = batch.on_device.cpu;
         forward.out = made + c->shift;
         forward.lse = made_lse;
         device_run(&twin.cpu, OP_attention_forward, &forward);
         TwinArray out = twin_given(&twin, made, batch.tokens * batch.width + c->shift);
         TwinArray lse = twin_floats_given(&twin, made_lse, batch.tokens * batch.heads);
-        AttentionBackwardArgs cpu = {.qkv = twin_cpu_at(qkv, c->shift),
-                                     .out = twin_cpu_at(out, c->shift),
-                                     .dout = twin_cpu_at(dout, c->shift),
+        AttentionBackwardArgs cpu = {.qkv = twin_from(qkv, c->shift).cpu,
+                                     .out = twin_from(out, c->shift).cpu,
+                                     .dout = twin_from(dout, c->shift).cpu,
                                      .lse = lse.cpu,
                                      .start = batch.on_device.cpu,
-                                     .dqkv = twin_cpu_at(dqkv, c->shift),
+                                     .dqkv = twin_from(dqkv, c->shift).cpu,
                                      .tokens = batch.tokens,
                                      .sequences = batch.sequences,
                                      .heads = batch.heads,
@@ -74,12 +74,12 @@ static void check(DType dtype)
                                      .pairs = batch.pairs};
         AttentionBackwardArgs cuda = cpu;
         cuda.dtype = dtype;
-        cuda.qkv = twin_cuda_at(qkv, c->shift);
-        cuda.out = twin_cuda_at(out, c->shift);
-        cuda.dout = twin_cuda_at(dout, c->shift);
+        cuda.qkv = twin_from(qkv, c->shift).cuda;
+        cuda.out = twin_from(out, c->shift).cuda;
+        cuda.dout = twin_from(dout, c->shift).cuda;
         cuda.lse = lse.cuda;
         cuda.start = batch.on_device.cuda;
-        cuda.dqkv = twin_cuda_at(dqkv, c->shift);
+        cuda.dqkv = twin_from(dqkv, c->shift).cuda;
         device_run(&twin.cpu, OP_attention_backward, &cpu);
         device_run(&twin.cuda, OP_attention_backward, &cuda);
         char name[64];
@@ -99,19 +99,7 @@ static void check(DType dtype)
     }
 }
 
-static void test_f32(void **state)
-{
-    (void)state;
-    check(DTYPE_F32);
-}
-static void test_bf16(void **state)
-{
-    (void)state;
-    check(DTYPE_BF16);
-}
-
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return twin_main(check);
 }

@@ -95,22 +95,22 @@ static void check(DType dtype)
                   lse = twin_floats_empty(&twin, batch.tokens * batch.heads);
         AttentionForwardArgs cpu = batch_forward(&batch), cuda = cpu;
         cuda.dtype = dtype;
-        cpu.qkv = twin_cpu_at(qkv, c->shift);
-        cuda.qkv = twin_cuda_at(qkv, c->shift);
+        cpu.qkv = twin_from(qkv, c->shift).cpu;
+        cuda.qkv = twin_from(qkv, c->shift).cuda;
         cpu.start = batch.on_device.cpu;
         cuda.start = batch.on_device.cuda;
         cpu.out = out.cpu;
         cuda.out = out.cuda;
         cpu.lse = lse.cpu;
         cuda.lse = lse.cuda;
-        cpu.kv = (KvArgs){twin_cpu_at(keys, c->shift),
-                          twin_cpu_at(values, c->shift),
+        cpu.kv = (KvArgs){twin_from(keys, c->shift).cpu,
+                          twin_from(values, c->shift).cpu,
                           slot_there.cpu,
                           past_there.cpu,
                           slots,
                           c->capacity};
-        cuda.kv = (KvArgs){twin_cuda_at(keys, c->shift),
-                           twin_cuda_at(values, c->shift),
+        cuda.kv = (KvArgs){twin_from(keys, c->shift).cuda,
+                           twin_from(values, c->shift).cuda,
                            slot_there.cuda,
                            past_there.cuda,
                            slots,
@@ -131,19 +131,7 @@ static void check(DType dtype)
     }
 }
 
-static void test_f32(void **state)
-{
-    (void)state;
-    check(DTYPE_F32);
-}
-static void test_bf16(void **state)
-{
-    (void)state;
-    check(DTYPE_BF16);
-}
-
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return twin_main(check);
 }

@@ -18,32 +18,21 @@ static void check_burst(int64_t rows)
     for (int k = 0; k < STEPS; k++) {
         TwinArray token = twin_ints_below(&twin, rows, 10 + (uint64_t)k, 20),
                   logprob = twin_floats(&twin, rows, 20 + (uint64_t)k, 1.0);
-        DecodeNextArgs args = {.token = token.cpu,
-                               .logprob = logprob.cpu,
-                               .next = next.cpu,
-                               .past = past.cpu,
-                               .index = index.cpu,
-                               .left = stay.cpu,
-                               .stop = stop.cpu,
-                               .step = step.cpu,
-                               .history = history.cpu,
-                               .rows = rows,
-                               .stops = 2,
-                               .steps_max = STEPS};
-        device_run(&twin.cpu, OP_decode_next, &args);
-        args = (DecodeNextArgs){.token = token.cuda,
-                                .logprob = logprob.cuda,
-                                .next = next.cuda,
-                                .past = past.cuda,
-                                .index = index.cuda,
-                                .left = stay.cuda,
-                                .stop = stop.cuda,
-                                .step = step.cuda,
-                                .history = history.cuda,
-                                .rows = rows,
-                                .stops = 2,
-                                .steps_max = STEPS};
-        device_run(&twin.cuda, OP_decode_next, &args);
+#define ARGS(side, flow)                                                                                               \
+    (DecodeNextArgs){.token = token.side,                                                                              \
+                     .logprob = logprob.side,                                                                          \
+                     .next = next.side,                                                                                \
+                     .past = past.side,                                                                                \
+                     .index = index.side,                                                                              \
+                     .left = stay.side,                                                                                \
+                     .stop = stop.side,                                                                                \
+                     .step = step.side,                                                                                \
+                     .history = history.side,                                                                          \
+                     .rows = rows,                                                                                     \
+                     .stops = 2,                                                                                       \
+                     .steps_max = STEPS}
+        twin_run(&twin, OP_decode_next, ARGS);
+#undef ARGS
     }
     twin_expect_bits(&twin, next, "next");
     twin_expect_bits(&twin, past, "past");

@@ -51,16 +51,6 @@ static void train_once(const char *family, bool tied, Status (*open)(Device *), 
     tiny_use_device(NULL);
 }
 
-static double distance(const float *a, const float *b, int64_t count)
-{
-    double apart = 0, length = 0;
-    for (int64_t i = 0; i < count; i++) {
-        apart += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
-        length += (double)b[i] * (double)b[i];
-    }
-    return sqrt(apart / length);
-}
-
 static void compare(DType dtype, double loss_within, double grad_within)
 {
     flow = dtype;
@@ -69,8 +59,8 @@ static void compare(DType dtype, double loss_within, double grad_within)
             Outcome cpu, cuda;
             train_once(families[f], tied, NULL, &cpu);
             train_once(families[f], tied, open_cuda, &cuda);
-            double logprobs = distance(cuda.logprob, cpu.logprob, TOKENS),
-                   grads = distance(cuda.grad, cpu.grad, cpu.count);
+            double logprobs = support_relative_l2(cuda.logprob, cpu.logprob, TOKENS),
+                   grads = support_relative_l2(cuda.grad, cpu.grad, (size_t)cpu.count);
             print_message("%s, %s, %s: loss %.7f and %.7f, log-probs %.2g, gradients %.2g apart\n", families[f],
                           tied ? "tied" : "untied", dtype_name(dtype), cuda.loss, cpu.loss, logprobs, grads);
             assert_true(fabs(cuda.loss - cpu.loss) <= loss_within * fabs(cpu.loss));
@@ -175,7 +165,7 @@ static void check_generation(const char *family, float temperature, float top_p,
         assert_int_equal(cuda.result[i].count, cpu.result[i].count);
         assert_int_equal(cuda.result[i].stopped, cpu.result[i].stopped);
         assert_memory_equal(cuda.token[i], cpu.token[i], sizeof(int32_t) * (size_t)cpu.result[i].count);
-        assert_true(distance(cuda.logprob[i], cpu.logprob[i], cpu.result[i].count) < 1e-4);
+        assert_true(support_relative_l2(cuda.logprob[i], cpu.logprob[i], (size_t)cpu.result[i].count) < 1e-4);
     }
     print_message("%s, %lld slots: %llu rows decoded, %llu for nothing, %llu reads (cpu: %llu)\n", family,
                   (long long)slots, (unsigned long long)cuda.decoded, (unsigned long long)cuda.wasted,
@@ -211,10 +201,8 @@ static void test_reads_are_one_per_burst(void **state)
 int main(void)
 {
     int count;
-    if (status_failed(cuda_devices_count(&count))) {
-        fprintf(stderr, "SKIPPED: %s\n", status_message());
-        return 77;
-    }
+    if (status_failed(cuda_devices_count(&count)))
+        support_skip("cuda", "%s", status_message());
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_fp32_is_the_cpus), cmocka_unit_test(test_bf16_is_near),
                                        cmocka_unit_test(test_frozen_models_are_small),
                                        cmocka_unit_test(test_generation_is_the_cpus),

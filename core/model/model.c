@@ -101,23 +101,13 @@ void model_copy(Model *to, const Model *from)
 
 /* --- Cache of keys and values ------------------------------------------------------------------------------------- */
 
-static int64_t kv_cache_elements(const ModelShape *shape, int64_t slots, int64_t capacity)
-{
-    return shape->layers * slots * shape->kv_heads * capacity * shape->head_dim;
-}
-
-size_t kv_cache_bytes(const ModelShape *shape, DType flow, int64_t slots, int64_t capacity)
-{
-    return 2 * dtype_size(flow) * (size_t)kv_cache_elements(shape, slots, capacity);
-}
-
 KvCache kv_cache_new(const Model *model, Arena *arena, int64_t slots, int64_t capacity)
 {
     const ModelShape *shape = &model->shape;
     REQUIRE(slots >= 1 && capacity >= 1 && capacity <= shape->positions_max,
             "cache of %lld slots of %lld tokens, positions_max %lld", (long long)slots, (long long)capacity,
             (long long)shape->positions_max);
-    int64_t elements = kv_cache_elements(shape, slots, capacity);
+    int64_t elements = shape->layers * slots * shape->kv_heads * capacity * shape->head_dim;
     DType flow = model->device->flow;
     int64_t dims[] = {shape->layers, slots, shape->kv_heads, capacity * shape->head_dim};
     KvCache cache = {.slots = slots, .capacity = capacity};

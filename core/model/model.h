@@ -31,7 +31,6 @@ typedef struct KvCache {
     int64_t slots, capacity;
     Tensor k, v; /* (layers, slots, kv_heads, capacity * head_dim) as one flat array per kind */
 } KvCache;
-size_t kv_cache_bytes(const ModelShape *shape, DType flow, int64_t slots, int64_t capacity);
 KvCache kv_cache_new(const Model *model, Arena *arena, int64_t slots, int64_t capacity);
 
 /* Which slot each sequence of a batch uses and how much is there already. */

@@ -48,14 +48,4 @@ static inline AttentionForwardArgs batch_forward(const Batch *batch)
                                   .pairs = batch->pairs};
 }
 
-/* `shift` elements behind where an array begins: off the 16 bytes that packs need. */
-static inline void *twin_cpu_at(TwinArray array, int64_t shift)
-{
-    return (char *)array.cpu + shift * (int64_t)dtype_size(array.cpu_dtype);
-}
-static inline void *twin_cuda_at(TwinArray array, int64_t shift)
-{
-    return (char *)array.cuda + shift * (int64_t)dtype_size(array.cuda_dtype);
-}
-
 #endif

@@ -2,8 +2,6 @@
 #include "tests/support/twin.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/memory.h"
@@ -25,10 +23,8 @@ void twin_open(Twin *twin, DType dtype)
 {
     *twin = (Twin){.dtype = dtype};
     Status status = device_open_cuda(&twin->cuda, &(CudaOptions){.threads = 2});
-    if (status_failed(status)) {
-        fprintf(stderr, "SKIPPED: %s\n", status_message());
-        exit(77);
-    }
+    if (status_failed(status))
+        support_skip("cuda", "%s", status_message());
     assert_false(status_failed(device_open_cpu(&twin->cpu, 2, NULL)));
     assert_false(status_failed(device_arena(&twin->cuda, &twin->cuda_arena, "twin", 0)));
 }
@@ -282,4 +278,25 @@ void twin_expect_bits(Twin *twin, TwinArray array, const char *name)
     const void *host = fetch(twin, array, name);
     if (memcmp(host, array.cpu, (size_t)array.count * dtype_size(array.cpu_dtype)) != 0)
         fail_msg("%s: other bits than on the cpu", name);
+}
+
+static void (*check_both)(DType dtype);
+
+static void test_f32(void **state)
+{
+    (void)state;
+    check_both(DTYPE_F32);
+}
+
+static void test_bf16(void **state)
+{
+    (void)state;
+    check_both(DTYPE_BF16);
+}
+
+int twin_main(void (*check)(DType dtype))
+{
+    check_both = check;
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -32,7 +32,7 @@ typedef struct TwinArray {
 enum { TWIN_SIZES = 5 };
 extern const int64_t twin_sizes[TWIN_SIZES]; /* 1, 31, 33, 257, 1009 */
 
-/* Skips the test (exit 77), loudly, where there is no device. */
+/* Skips the test program (support_skip, "cuda") where there is no device. */
 void twin_open(Twin *twin, DType dtype);
 /* Frees all arrays. */
 void twin_close(Twin *twin);
@@ -68,5 +68,8 @@ double *twin_read(Twin *twin, TwinArray array);
 void twin_expect_within(Twin *twin, TwinArray array, double relative, const char *name, const char *file, int line);
 /* The same bits. */
 void twin_expect_bits(Twin *twin, TwinArray array, const char *name);
+
+/* What main() returns of a test program whose one check is made in both types. */
+int twin_main(void (*check)(DType dtype));
 
 #endif
