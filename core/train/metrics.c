@@ -36,6 +36,8 @@ static Status cut_back(const char *path, int64_t step)
     return status;
 }
 
+enum { LINE_BYTES = 4000 };
+
 static Status open_file(const char *directory, const char *name, int64_t step, FILE **file)
 {
     char *path = text_join_path(directory, name);
@@ -59,6 +61,9 @@ Status metrics_open(Metrics *metrics, const char *directory, int rank, int64_t s
         status = open_file(directory, "timings.jsonl", step, &metrics->timings);
     if (status_failed(status))
         metrics_close(metrics);
+    else
+        text_reserve(&metrics->line,
+                     LINE_BYTES); /* what a line takes depends on the clock: no step may have to grow it */
     return status;
 }
 
