@@ -21,10 +21,9 @@ extern "C" {
 
 enum {
     WORKSPACE_BYTES =
-        32 << 20, /* what cuBLAS recommends for Hopper; fixed, so that it always picks the same algorithms */
-    EVENTS = 64,  /* of each queue */
-    COMMIT_BYTES =
-        32 << 20, /* memory asked of the driver at once, at least: three calls of many microseconds each time */
+        32 << 20,           /* what cuBLAS recommends for Hopper; fixed, so that it always picks the same algorithms */
+    EVENTS = 64,            /* of each queue */
+    PIECE_BYTES = 32 << 20, /* memory asked of the driver at once: three calls of many microseconds each time */
     BURST =
         16, /* decode steps between reads: a read costs some tens of microseconds, a wasted row a 16th of a step at most */
     RANGES_MAX = 64,
@@ -47,7 +46,7 @@ typedef struct Driver {
     CUresult (*set_access)(CUdeviceptr, size_t, const CUmemAccessDesc *, size_t);
 } Driver;
 
-/* Addresses of one arena. */
+/* Addresses of one arena; memory is mapped in whole pieces, from the front. */
 typedef struct Range {
     char *base;
     size_t reserved, committed;
@@ -225,9 +224,10 @@ static void *memory_reserve_range(void *self, size_t bytes)
     for (Range &range : cuda->range) {
         if (range.base)
             continue;
-        if (!granted(cuda->driver.address_reserve(&base, bytes, 0, 0, 0)))
+        const size_t whole = (bytes + PIECE_BYTES - 1) / PIECE_BYTES * PIECE_BYTES;
+        if (!granted(cuda->driver.address_reserve(&base, whole, 0, 0, 0)))
             return NULL;
-        range = {reinterpret_cast<char *>(base), bytes, 0};
+        range = {reinterpret_cast<char *>(base), whole, 0};
         return range.base;
     }
     REQUIRE(false, "more than %d arenas on one device", (int)RANGES_MAX);
@@ -243,8 +243,7 @@ static Range *range_of(Cuda *cuda, const void *base)
     return NULL;
 }
 
-/* Memory for [from, to) of a range. */
-static bool map_more(Cuda *cuda, Range *range, size_t to)
+static bool map_piece(Cuda *cuda, Range *range)
 {
     CUmemAllocationProp what = {};
     what.type = CU_MEM_ALLOCATION_TYPE_PINNED;
@@ -253,40 +252,38 @@ static bool map_more(Cuda *cuda, Range *range, size_t to)
     CUmemAccessDesc access = {what.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
     CUmemGenericAllocationHandle handle;
     CUdeviceptr at = reinterpret_cast<CUdeviceptr>(range->base) + range->committed;
-    size_t bytes = to - range->committed;
-    if (!granted(cuda->driver.create(&handle, bytes, &what, 0)))
+    if (!granted(cuda->driver.create(&handle, PIECE_BYTES, &what, 0)))
         return false;
-    bool mapped = granted(cuda->driver.map(at, bytes, 0, handle, 0));
+    bool mapped = granted(cuda->driver.map(at, PIECE_BYTES, 0, handle, 0));
     cuda->driver.release(handle); /* the mapping keeps it */
     if (!mapped)
         return false;
-    range->committed = to;
-    return granted(cuda->driver.set_access(at, bytes, &access, 1));
+    range->committed += PIECE_BYTES;
+    return granted(cuda->driver.set_access(at, PIECE_BYTES, &access, 1));
 }
 
-/* More than is asked for where there is room, so that a growing arena does not ask each time. */
 static bool memory_commit(void *self, void *base, size_t from, size_t to)
 {
     (void)from; /* a range knows how far it has come */
     Cuda *cuda = (Cuda *)self;
     Range *range = range_of(cuda, base);
-    if (to <= range->committed)
-        return true;
-    size_t more = range->committed + COMMIT_BYTES;
-    if (to < more && more <= range->reserved && map_more(cuda, range, more))
-        return true;
-    return map_more(cuda, range, to);
+    while (range->committed < to)
+        if (!map_piece(cuda, range))
+            return false;
+    return true;
 }
 
 static void memory_release_range(void *self, void *base, size_t bytes)
 {
+    (void)bytes; /* as was asked for; the range was rounded up */
     Cuda *cuda = (Cuda *)self;
     Range *range = range_of(cuda, base);
     for (cudaStream_t stream : cuda->stream) /* nobody may still be at it */
         await(cuda, stream, NULL);
-    if (range->committed)
-        cuda->driver.unmap(reinterpret_cast<CUdeviceptr>(base), range->committed);
-    cuda->driver.address_free(reinterpret_cast<CUdeviceptr>(base), bytes);
+    /* As it was mapped: what else the driver unmaps at once, its documentation does not say. */
+    for (size_t at = 0; at < range->committed; at += PIECE_BYTES)
+        cuda->driver.unmap(reinterpret_cast<CUdeviceptr>(base) + at, PIECE_BYTES);
+    cuda->driver.address_free(reinterpret_cast<CUdeviceptr>(base), range->reserved);
     *range = {};
 }
 
