@@ -218,6 +218,7 @@ static Status answer(GenerateVerb *verb, Exec *exec, char *const *prompts, int64
                 .prompt_count = encoded[p].tokens.count,
                 .stream =
                     rng_stream((uint64_t)verb->seed, RNG_GENERATE, 0, (uint64_t)((first_prompt + p) * verb->n + k)),
+                .same_prompt = k > 0,
             };
             results[r].token = memory_new((size_t)max_new, sizeof(int32_t));
             tokenizer_stream_start(&verb->streams[r], verb->tokenizer, TOKENIZER_CONTINUE | TOKENIZER_SKIP_SPECIAL);

@@ -53,6 +53,7 @@ static Status ppo_generate(Ppo *ppo, Span prompts, Response *responses)
             .prompt_count = response->prompt.count,
             .stream = rng_stream((uint64_t)ppo->stage.run.seed, RNG_ROLLOUT, (uint64_t)ppo->stage.step_index,
                                  (uint64_t)(prompt * config->samples_per_prompt + sample)),
+            .same_prompt = sample > 0,
         };
         results[i] = (GenerateResult){.token = response->token, .logprob = response->logprob};
     }

@@ -260,7 +260,8 @@ static void test_long_lists_are_prefilled_in_pieces(void **state)
     GenerateRequest request[LONG];
     GenerateResult result[LONG];
     for (int i = 0; i < LONG; i++) {
-        request[i] = (GenerateRequest){prompt + i * LENGTH, LENGTH - i, rng_stream(1, RNG_GENERATE, 0, (uint64_t)i)};
+        request[i] =
+            (GenerateRequest){prompt + i * LENGTH, LENGTH - i, rng_stream(1, RNG_GENERATE, 0, (uint64_t)i), false};
         result[i] = (GenerateResult){.token = token[i]};
     }
     GenerateOptions options = options_make(LONG, 0);
@@ -273,6 +274,51 @@ static void test_long_lists_are_prefilled_in_pieces(void **state)
     }
     memory_free(&prompt);
     tiny_close(&tiny);
+}
+
+/* Samples of one prompt draw what they draw each by itself, from one prefill where they have slots at the same time. */
+static void samples_share_their_prompt(const char *arch)
+{
+    enum { PROMPTS = 3, SAMPLES = 4, ALL = PROMPTS * SAMPLES };
+    static const int lengths[PROMPTS] = {9, 1, 14};
+    ModelShape shape = tiny_shape(arch, true);
+    Tiny tiny;
+    tiny_open(&tiny, &shape, HEAD_LM, 29, 6);
+    int32_t prompt[PROMPTS][16], token[2][ALL][MAX_NEW];
+    GenerateRequest request[ALL];
+    for (int i = 0; i < ALL; i++) {
+        int p = i / SAMPLES;
+        tiny_tokens(200 + (uint64_t)p, shape.vocab, prompt[p], lengths[p]);
+        request[i] = (GenerateRequest){prompt[p], lengths[p], rng_stream(3, RNG_GENERATE, 0, (uint64_t)i), false};
+    }
+    static const int64_t slots[] = {1, 3, 4, 7, ALL};
+    /* Prompt tokens that are computed. Answers are of one length, so slots come free together. */
+    static const int computed[] = {4 * (9 + 1 + 14), 2 * (9 + 1 + 14), 9 + 1 + 14, 9 + 2 * 1 + 14, 9 + 1 + 14};
+    for (int k = 0; k < 5; k++) {
+        GenerateOptions options = options_make(slots[k], 1);
+        double bytes[2];
+        for (int shared = 0; shared < 2; shared++) {
+            GenerateResult result[ALL];
+            for (int i = 0; i < ALL; i++) {
+                request[i].same_prompt = shared && i % SAMPLES > 0;
+                result[i] = (GenerateResult){.token = token[shared][i]};
+            }
+            device_counters_reset(&tiny.device);
+            assert_ok(generate(&tiny.model, &tiny.exec, request, ALL, &options, result));
+            bytes[shared] = tiny.device.counter[OP_embed_forward].bytes;
+        }
+        const double decoded = ALL * (MAX_NEW - 1), each = bytes[0] / (ALL / PROMPTS * (9 + 1 + 14) + decoded);
+        assert_close(bytes[1], (computed[k] + decoded) * each, 1e-9, 0);
+        assert_memory_equal(token[0], token[1], sizeof token[0]);
+    }
+    tiny_close(&tiny);
+}
+
+static void test_samples_share_their_prompt(void **state)
+{
+    (void)state;
+    samples_share_their_prompt("llama");
+    samples_share_their_prompt("gpt2");
 }
 
 /* The same code on the device that computes nothing asks for the same memory: that is what a plan prints. */
@@ -314,6 +360,7 @@ int main(void)
         cmocka_unit_test(test_one_read_per_round_and_greedy_takes_the_best),
         cmocka_unit_test(test_errors_name_the_request),
         cmocka_unit_test(test_long_lists_are_prefilled_in_pieces),
+        cmocka_unit_test(test_samples_share_their_prompt),
         cmocka_unit_test(test_a_dry_run_plans_the_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

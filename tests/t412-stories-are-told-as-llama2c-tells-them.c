@@ -106,8 +106,8 @@ static void test_stories(void **state)
     GenerateRequest request[STORIES_MAX];
     GenerateResult result[STORIES_MAX];
     for (int s = 0; s < count; s++) {
-        request[s] =
-            (GenerateRequest){stories[s].prompt, stories[s].prompt_count, rng_stream(0, RNG_GENERATE, 0, (uint64_t)s)};
+        request[s] = (GenerateRequest){stories[s].prompt, stories[s].prompt_count,
+                                       rng_stream(0, RNG_GENERATE, 0, (uint64_t)s), false};
         result[s] = (GenerateResult){.token = stories[s].made, .logprob = stories[s].made_logprob};
     }
     GenerateOptions options = {.slots = 4, .max_new = stories[0].greedy_count, .top_p = 1};

@@ -91,9 +91,11 @@ static Tensor wanted_after(const Model *model, int64_t layer, Tensor wanted)
 static Stream layers_inference(const Model *model, Exec *exec, const TokenBatch *batch, Tensor wanted, const KvUse *use,
                                Stream stream)
 {
-    int64_t tokens = batch->rows.tokens, width = model->shape.width;
+    int64_t rows = batch->rows.tokens, width = model->shape.width;
+    if (tensor_count(wanted) > rows)
+        rows = tensor_count(wanted);
     DType flow = stream.x.dtype;
-    Stream kept = {tensor_new2(exec->step, flow, tokens, width), tensor_new2(exec->step, flow, tokens, width)};
+    Stream kept = {tensor_new2(exec->step, flow, rows, width), tensor_new2(exec->step, flow, rows, width)};
     size_t mark = arena_mark(exec->step);
     for (int64_t layer = 0; layer < model->shape.layers; layer++) {
         Stream out = layer_forward(model, exec, batch, wanted_after(model, layer, wanted), use, layer, stream);

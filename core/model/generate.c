@@ -25,11 +25,14 @@ typedef struct Generation {
     Decode *decode;
     DecodeRow *row; /* (slots) the running slots, in order */
     bool changed;   /* since the device was told of them */
-    /* One entry per sequence of the batch that is being prefilled, host memory. */
-    int32_t *member;      /* (slots) the slot of each sequence */
-    int32_t *start;       /* (slots + 1) */
-    int32_t *past;        /* (slots) */
-    int32_t *index;       /* (slots) last row of each sequence, then the position of its draw */
+    /* The batch that is being prefilled, host memory. One entry per sequence, which is a prompt: */
+    int32_t *start; /* (slots + 1) */
+    int32_t *past;  /* (slots) none: zeros */
+    int32_t *first; /* (slots) the slot it is computed in */
+    /* One entry per request: */
+    int32_t *member;      /* (slots) its slot */
+    int32_t *sequence;    /* (slots) its prompt */
+    int32_t *index;       /* (slots) last row of its prompt, then the position of its draw */
     int64_t *subsequence; /* (slots) */
     int32_t *tokens;      /* (batch_tokens_max) */
     int32_t *drawn;       /* (2 slots) tokens, then bits of their log-probs */
@@ -70,6 +73,9 @@ static Status requests_check(const Model *model, const GenerateRequest *requests
             if (requests[i].prompt[j] < 0 || requests[i].prompt[j] >= model->shape.vocab)
                 return status_error(STATUS_USAGE, "prompt %lld has token %d, expected 0 to %lld", (long long)i,
                                     (int)requests[i].prompt[j], (long long)model->shape.vocab - 1);
+        REQUIRE(!requests[i].same_prompt || (i > 0 && requests[i].prompt == requests[i - 1].prompt &&
+                                             requests[i].prompt_count == requests[i - 1].prompt_count),
+                "request %lld has another prompt than the one before", (long long)i);
         REQUIRE(requests[i].stream.seed == requests[0].stream.seed, "request %lld has a seed of its own", (long long)i);
         *capacity = total > *capacity ? total : *capacity;
     }
@@ -132,31 +138,64 @@ static float float_of(int32_t bits)
     return as.value;
 }
 
-/* Run `sequences` prompts, described by member, start, past and tokens, through the decoder and draw one token for
- * each. */
-static Status prefill(Generation *g, int64_t sequences)
+typedef struct Gathered {
+    int64_t requests, sequences;
+} Gathered;
+
+/* Waiting requests into free slots, as many as one batch takes. */
+static Gathered prefill_gather(Generation *g)
 {
+    Gathered batch = {0};
+    int64_t tokens = 0;
+    for (int64_t s = 0; s < g->slots && g->admitted < g->count; s++) {
+        if (g->slot[s].request >= 0)
+            continue;
+        const GenerateRequest *request = &g->requests[g->admitted];
+        const bool shared = batch.requests && request->same_prompt;
+        if (!shared && batch.sequences && tokens + request->prompt_count > GENERATE_PREFILL_TOKENS)
+            break;
+        if (!shared) {
+            for (int64_t j = 0; j < request->prompt_count; j++)
+                g->tokens[tokens++] = request->prompt[j];
+            g->past[batch.sequences] = 0;
+            g->first[batch.sequences] = (int32_t)s;
+            g->start[++batch.sequences] = (int32_t)tokens;
+        }
+        g->slot[s] = (Slot){.request = g->admitted++};
+        g->running++;
+        g->member[batch.requests] = (int32_t)s;
+        g->sequence[batch.requests++] = (int32_t)(batch.sequences - 1);
+    }
+    return batch;
+}
+
+/* Run the gathered prompts through the decoder and draw one token for each request. */
+static Status prefill(Generation *g)
+{
+    const Gathered gathered = prefill_gather(g);
+    const int64_t sequences = gathered.sequences, requests = gathered.requests;
     Exec *exec = &g->exec;
     size_t mark = arena_mark(exec->step);
     TokenBatch batch = token_batch_make(exec->device, exec->step, g->tokens, g->start, sequences, g->past);
     KvUse use = {.cache = &g->cache};
-    use.slot = upload(g, DTYPE_I32, g->member, sequences);
+    use.slot = upload(g, DTYPE_I32, g->first, sequences);
     use.past = upload(g, DTYPE_I32, g->past, sequences);
     use.pairs = batch.rows.pairs;
-    for (int64_t i = 0; i < sequences; i++)
-        use.pairs += (double)g->past[i] * (g->start[i + 1] - g->start[i]);
-    /* Only a prompt's last row meets the vocabulary. */
+    /* Only a prompt's last row meets the vocabulary, once for each request. */
     Tensor last = tensor_absent();
-    if (batch.rows.tokens > sequences) {
-        for (int64_t i = 0; i < sequences; i++)
-            g->index[i] = g->start[i + 1] - 1;
-        last = upload(g, DTYPE_I32, g->index, sequences);
+    if (batch.rows.tokens > sequences || requests > sequences) {
+        for (int64_t i = 0; i < requests; i++)
+            g->index[i] = g->start[g->sequence[i] + 1] - 1;
+        last = upload(g, DTYPE_I32, g->index, requests);
     }
     Tensor hidden = model_hidden(g->model, exec, &batch, last, &use);
     VocabularyHead head = model_vocabulary_head(g->model, 1);
     Tensor logits = head_logits(exec, &head, hidden);
 
-    for (int64_t i = 0; i < sequences; i++) {
+    for (int64_t i = 0; i < requests; i++) {
+        int32_t first = g->first[g->sequence[i]];
+        if (g->member[i] != first)
+            kv_cache_copy(&g->cache, exec->device, g->member[i], first);
         int64_t request = g->slot[g->member[i]].request;
         g->subsequence[i] = (int64_t)g->requests[request].stream.subsequence;
         g->index[i] = (int32_t)g->results[request].count;
@@ -166,47 +205,25 @@ static Status prefill(Generation *g, int64_t sequences)
         .top_p = g->options->top_p,
         .top_k = g->options->top_k,
         .seed = g->requests[0].stream.seed,
-        .subsequence = upload(g, DTYPE_I64, g->subsequence, sequences),
-        .position = upload(g, DTYPE_I32, g->index, sequences),
+        .subsequence = upload(g, DTYPE_I64, g->subsequence, requests),
+        .position = upload(g, DTYPE_I32, g->index, requests),
     };
     /* Tokens and log-probs side by side, so that one read brings both. */
-    Tensor drawn = tensor_new1(exec->step, DTYPE_I32, 2 * sequences);
-    Tensor token = tensor_range(drawn, 0, sequences), logprob = tensor_range(drawn, sequences, sequences);
+    Tensor drawn = tensor_new1(exec->step, DTYPE_I32, 2 * requests);
+    Tensor token = tensor_range(drawn, 0, requests), logprob = tensor_range(drawn, requests, requests);
     logprob.dtype = DTYPE_F32;
     sample(exec, logits, g->model->shape.vocab, &terms, token, logprob);
     tensor_read(exec->device, drawn, g->drawn);
     arena_rewind(exec->step, mark);
 
-    for (int64_t i = 0; i < sequences; i++) {
+    for (int64_t i = 0; i < requests; i++) {
         Slot *slot = &g->slot[g->member[i]];
         TRY(check_drawn(g, slot, g->drawn[i]));
-        slot->cached += g->start[i + 1] - g->start[i];
-        deliver(g, slot, g->drawn[i], float_of(g->drawn[sequences + i]));
+        slot->cached += g->requests[slot->request].prompt_count;
+        deliver(g, slot, g->drawn[i], float_of(g->drawn[requests + i]));
     }
     g->changed = true;
     return status_ok();
-}
-
-/* Waiting requests into free slots, as many as one batch takes. Returns the sequences gathered. */
-static int64_t prefill_gather(Generation *g)
-{
-    int64_t sequences = 0, tokens = 0;
-    for (int64_t s = 0; s < g->slots && g->admitted < g->count; s++) {
-        if (g->slot[s].request >= 0)
-            continue;
-        const GenerateRequest *request = &g->requests[g->admitted];
-        if (sequences && tokens + request->prompt_count > GENERATE_PREFILL_TOKENS)
-            break;
-        g->slot[s] = (Slot){.request = g->admitted++};
-        g->running++;
-        for (int64_t j = 0; j < request->prompt_count; j++)
-            g->tokens[tokens++] = request->prompt[j];
-        g->member[sequences] = (int32_t)s;
-        g->past[sequences] = 0;
-        sequences++;
-        g->start[sequences] = (int32_t)tokens;
-    }
-    return sequences;
 }
 
 /* The running slots, in order. Returns how many; *left: tokens that one of them may still make, at most. */
@@ -267,7 +284,7 @@ static Status generation_run(Generation *g)
 {
     while (g->admitted < g->count || g->running > 0) {
         if (g->admitted < g->count && g->running < g->slots) {
-            TRY(prefill(g, prefill_gather(g)));
+            TRY(prefill(g));
             continue;
         }
         TRY(decode(g));
@@ -302,9 +319,11 @@ Status generate(const Model *model, Exec *exec, const GenerateRequest *requests,
     g.slot = memory_borrow(items, sizeof *g.slot);
     for (int64_t s = 0; s < slots; s++)
         g.slot[s].request = -1;
-    g.member = memory_borrow(items, sizeof *g.member);
     g.start = memory_borrow(items + 1, sizeof *g.start);
     g.past = memory_borrow(items, sizeof *g.past);
+    g.first = memory_borrow(items, sizeof *g.first);
+    g.member = memory_borrow(items, sizeof *g.member);
+    g.sequence = memory_borrow(items, sizeof *g.sequence);
     g.index = memory_borrow(items, sizeof *g.index);
     g.subsequence = memory_borrow(items, sizeof *g.subsequence);
     g.tokens = memory_borrow((size_t)batch_tokens_max(requests, count, slots), sizeof *g.tokens);
@@ -320,9 +339,11 @@ Status generate(const Model *model, Exec *exec, const GenerateRequest *requests,
     memory_return(&g.tokens);
     memory_return(&g.subsequence);
     memory_return(&g.index);
+    memory_return(&g.sequence);
+    memory_return(&g.member);
+    memory_return(&g.first);
     memory_return(&g.past);
     memory_return(&g.start);
-    memory_return(&g.member);
     memory_return(&g.slot);
     arena_rewind(exec->step, mark);
     return status;

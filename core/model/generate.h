@@ -1,7 +1,7 @@
 /* generate.h -- decode a list of prompts in a fixed number of slots: continuous batching whose result depends on the list alone.
  *
- * A unit of work is a list of requests and `slots`. The first `slots` requests are prefilled as one ragged batch; every step decodes one token for each
- * running slot, and no work is done on finished ones: rows shrink, every token on the CPU, every 16 on a GPU, which is not kept waiting for the host (decode.h). A
+ * A unit of work is a list of requests and `slots`. The first `slots` requests are prefilled as one ragged batch, a prompt that several of them
+ * share once; every step decodes one token for each running slot, and no work is done on finished ones: rows shrink, every token on the CPU, every 16 on a GPU, which is not kept waiting for the host (decode.h). A
  * freed slot takes the next request of the same list. What is drawn for a
  * request depends on (seed, its subsequence, token index) and its logits; the batch's shape can move logits in the last bits, and the shape is a
  * function of the list. */
@@ -19,6 +19,7 @@ typedef struct GenerateRequest {
     const int32_t *prompt; /* prompt_count >= 1 tokens, host memory */
     int64_t prompt_count;
     RngStream stream; /* position = index of the new token; one seed for the whole list */
+    bool same_prompt; /* as the request before: another sample of it, prefilled with it where both have a slot */
 } GenerateRequest;
 
 typedef struct GenerateResult {

@@ -115,3 +115,18 @@ KvCache kv_cache_new(const Model *model, Arena *arena, int64_t slots, int64_t ca
     cache.v = tensor_at(tensor_new1(arena, flow, elements).data, flow, 4, dims);
     return cache;
 }
+
+void kv_cache_copy(const KvCache *cache, Device *device, int64_t to, int64_t from)
+{
+    REQUIRE(to >= 0 && to < cache->slots && from >= 0 && from < cache->slots, "slots %lld and %lld of %lld",
+            (long long)to, (long long)from, (long long)cache->slots);
+    const Tensor both[] = {cache->k, cache->v};
+    for (int kind = 0; kind < 2; kind++) {
+        const int64_t layers = both[kind].shape[0], elements = both[kind].shape[2] * both[kind].shape[3];
+        for (int64_t layer = 0; layer < layers; layer++) {
+            const int64_t first = layer * cache->slots;
+            tensor_copy(device, tensor_range(both[kind], (first + to) * elements, elements),
+                        tensor_range(both[kind], (first + from) * elements, elements));
+        }
+    }
+}

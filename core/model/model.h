@@ -32,6 +32,8 @@ typedef struct KvCache {
     Tensor k, v; /* (layers, slots, kv_heads, capacity * head_dim) as one flat array per kind */
 } KvCache;
 KvCache kv_cache_new(const Model *model, Arena *arena, int64_t slots, int64_t capacity);
+/* Slot `to` holds from now on what slot `from` holds. */
+void kv_cache_copy(const KvCache *cache, Device *device, int64_t to, int64_t from);
 
 /* Which slot each sequence of a batch uses and how much is there already. */
 typedef struct KvUse {
@@ -40,7 +42,7 @@ typedef struct KvUse {
     double pairs;
 } KvUse;
 
-/* Hidden states after the final norm of the rows that are `wanted`, (wanted, width); absent: of all, (tokens, width). wanted I32, distinct: what follows the
+/* Hidden states after the final norm of the rows that are `wanted`, (wanted, width); absent: of all, (tokens, width). wanted I32, distinct where gradients are asked for: what follows the
  * last layer's attention is computed for these alone. `kv` NULL: sequences start at nothing. Gradients where exec->tape is set and parameters have them. */
 Tensor model_hidden(const Model *model, Exec *exec, const TokenBatch *batch, Tensor wanted, const KvUse *kv);
 /* The LM head's matrix (the token table when tied), for head_nll and its kin. */
