@@ -5,6 +5,7 @@
 
 #include "core/base/memory.h"
 #include "core/model/generate.h"
+#include "kernels/cpu/device_cpu.h"
 #include "tests/support/support.h"
 #include "tests/support/tiny.h"
 
@@ -350,6 +351,47 @@ static void test_a_dry_run_plans_the_memory(void **state)
     tiny_close(&tiny);
 }
 
+static Status open_two_threads(Device *device)
+{
+    return device_open_cpu(device, 2, NULL);
+}
+
+/* Two threads each take their rows through a whole step, kept and replayed at once, or asked for op by op: the same bits, and the memory that a dry
+ * run says. */
+static void test_kept_steps_give_the_same_bits(void **state)
+{
+    (void)state;
+    ModelShape shape = tiny_shape("llama", true);
+    static const int32_t stop[] = {3, 11, 23};
+    GenerateOptions options = options_make(5, 1);
+    options.stop = stop;
+    options.stop_count = 3;
+    options.top_p = 0.9f;
+    tiny_use_device(open_two_threads);
+    Job job[2];
+    size_t step_bytes[2], scratch_bytes[2];
+    for (int keeps = 0; keeps < 2; keeps++) {
+        Tiny tiny;
+        tiny_open(&tiny, &shape, HEAD_LM, 29, 6);
+        DeviceBackend backend = *tiny.device.backend;
+        if (!keeps)
+            backend.keep_begin = NULL;
+        tiny.device.backend = &backend;
+        assert_int_equal(device_keeps(&tiny.device), keeps);
+        job_make(&job[keeps], shape.vocab, 8);
+        job_run(&tiny, &job[keeps], &options);
+        step_bytes[keeps] = tiny.step.high_water;
+        scratch_bytes[keeps] = tiny.device.scratch.high_water;
+        tiny_close(&tiny);
+    }
+    tiny_use_device(NULL);
+    assert_memory_equal(job[0].token, job[1].token, sizeof job[0].token);
+    assert_memory_equal(job[0].logprob, job[1].logprob, sizeof job[0].logprob);
+    assert_int_equal(step_bytes[0], step_bytes[1]);
+    assert_int_equal(scratch_bytes[0], scratch_bytes[1]);
+    assert_int_equal(scratch_bytes[0] > 0, 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -362,6 +404,7 @@ int main(void)
         cmocka_unit_test(test_long_lists_are_prefilled_in_pieces),
         cmocka_unit_test(test_samples_share_their_prompt),
         cmocka_unit_test(test_a_dry_run_plans_the_memory),
+        cmocka_unit_test(test_kept_steps_give_the_same_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

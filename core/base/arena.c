@@ -144,3 +144,18 @@ void arena_rewind(Arena *arena, size_t mark)
 #endif
     arena->used = mark;
 }
+
+size_t arena_peak_begin(Arena *arena)
+{
+    size_t before = arena->high_water;
+    arena->high_water = arena->used;
+    return before;
+}
+
+size_t arena_peak_end(Arena *arena, size_t before)
+{
+    size_t peak = arena->high_water - arena->used;
+    if (arena->high_water < before)
+        arena->high_water = before;
+    return peak;
+}

@@ -50,5 +50,8 @@ void *arena_alloc(Arena *arena, size_t bytes) __attribute__((returns_nonnull));
 size_t arena_mark(const Arena *arena);
 /* Drop everything allocated since `mark`. */
 void arena_rewind(Arena *arena, size_t mark);
+/* The most that stands at one time above what stands now, until arena_peak_end(), which says it in bytes and takes what arena_peak_begin() gave. */
+size_t arena_peak_begin(Arena *arena);
+size_t arena_peak_end(Arena *arena, size_t before);
 
 #endif

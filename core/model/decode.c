@@ -81,9 +81,14 @@ void decode_close(Decode *decode)
     memory_return(&decode);
 }
 
-static Tensor column_of(const Decode *decode, StateColumn column)
+/* Rows [from, from + count) of a step. */
+typedef struct Part {
+    int64_t from, count;
+} Part;
+
+static Tensor column_of(const Decode *decode, StateColumn column, Part part)
 {
-    return tensor_range(decode->state, column * decode->slots, decode->rows);
+    return tensor_range(decode->state, column * decode->slots + part.from, part.count);
 }
 
 void decode_set(Decode *decode, const DecodeRow *row, int64_t rows)
@@ -107,42 +112,80 @@ void decode_set(Decode *decode, const DecodeRow *row, int64_t rows)
     tensor_write(device, decode->subsequence, decode->host_subsequence);
 }
 
-/* One token for every row. Works on the same addresses each time. */
-static void step_ask(const Decode *decode)
+/* Models of so many bytes stay in a processor's caches, where each thread may as well read all weights: so many per row, of so many at most. */
+enum { CACHED_BYTES_PER_ROW = 1 << 20, CACHED_BYTES_MAX = 16 << 20 };
+
+/* How many parts a step's rows are cut into, each one thread's from the embedding to the draw. One: every op is cut over threads, so that weights come
+ * from memory once. */
+static int64_t parts_of(const Decode *decode)
+{
+    int64_t bytes = (int64_t)sizeof(float) * decode->model->params.count, rows = decode->rows;
+    if (bytes > CACHED_BYTES_MAX || bytes > CACHED_BYTES_PER_ROW * rows)
+        return 1;
+    return rows < decode->exec.device->strands ? rows : decode->exec.device->strands;
+}
+
+/* One token for every row of a part. */
+static void part_ask(const Decode *decode, Part part)
 {
     Exec exec = decode->exec;
-    int64_t rows = decode->rows;
-    size_t mark = arena_mark(exec.step);
-    TokenBatch batch = {.rows = {.tokens = rows,
-                                 .sequences = rows,
+    double past = decode->past * (double)part.count / (double)decode->rows;
+    TokenBatch batch = {.rows = {.tokens = part.count,
+                                 .sequences = part.count,
                                  .longest = 1,
-                                 .pairs = (double)rows,
+                                 .pairs = (double)part.count,
                                  .host_start = decode->host_start,
-                                 .start = tensor_range(decode->start, 0, rows + 1)},
-                        .token = column_of(decode, STATE_NEXT),
-                        .position = column_of(decode, STATE_PAST)};
+                                 .start = tensor_range(decode->start, 0, part.count + 1)},
+                        .token = column_of(decode, STATE_NEXT, part),
+                        .position = column_of(decode, STATE_PAST, part)};
     KvUse use = {.cache = decode->cache,
-                 .slot = column_of(decode, STATE_SLOT),
-                 .past = column_of(decode, STATE_PAST),
-                 .pairs = (double)rows + decode->past};
+                 .slot = column_of(decode, STATE_SLOT, part),
+                 .past = column_of(decode, STATE_PAST, part),
+                 .pairs = (double)part.count + past};
     Tensor hidden = model_hidden(decode->model, &exec, &batch, tensor_absent(), &use);
     VocabularyHead head = model_vocabulary_head(decode->model, 1);
     Tensor logits = head_logits(&exec, &head, hidden);
-    Tensor token = tensor_range(decode->drawn, 0, rows), logprob = tensor_range(decode->drawn, rows, rows);
+    Tensor token = tensor_range(decode->drawn, part.from, part.count);
+    Tensor logprob = tensor_range(decode->drawn, decode->rows + part.from, part.count);
     logprob.dtype = DTYPE_F32;
     SampleTerms terms = {.temperature = decode->options->temperature,
                          .top_p = decode->options->top_p,
                          .top_k = decode->options->top_k,
                          .seed = decode->seed,
-                         .subsequence = tensor_range(decode->subsequence, 0, rows),
-                         .position = column_of(decode, STATE_INDEX)};
+                         .subsequence = tensor_range(decode->subsequence, part.from, part.count),
+                         .position = column_of(decode, STATE_INDEX, part)};
     sample(&exec, logits, decode->model->shape.vocab, &terms, token, logprob);
-    DecodeTerms next = {.token = token,
+}
+
+static void strand_ask(void *context, int64_t number)
+{
+    const Decode *decode = context;
+    Arena *arena = decode->exec.step;
+    int64_t parts = parts_of(decode), from = decode->rows * number / parts, to = decode->rows * (number + 1) / parts;
+    size_t before = arena_peak_begin(arena);
+    part_ask(decode, (Part){from, to - from});
+    arena_alloc(arena, arena_peak_end(arena, before)); /* the next part has its own */
+}
+
+/* One token for every row. Works on the same addresses each time. */
+static void step_ask(Decode *decode)
+{
+    Exec exec = decode->exec;
+    int64_t rows = decode->rows, parts = parts_of(decode);
+    Part all = {0, rows};
+    size_t mark = arena_mark(exec.step);
+    if (parts > 1)
+        device_strands(exec.device, parts, strand_ask, decode);
+    else
+        part_ask(decode, all);
+    Tensor logprob = tensor_range(decode->drawn, rows, rows);
+    logprob.dtype = DTYPE_F32;
+    DecodeTerms next = {.token = tensor_range(decode->drawn, 0, rows),
                         .logprob = logprob,
-                        .next = column_of(decode, STATE_NEXT),
-                        .past = column_of(decode, STATE_PAST),
-                        .index = column_of(decode, STATE_INDEX),
-                        .left = column_of(decode, STATE_LEFT),
+                        .next = column_of(decode, STATE_NEXT, all),
+                        .past = column_of(decode, STATE_PAST, all),
+                        .index = column_of(decode, STATE_INDEX, all),
+                        .left = column_of(decode, STATE_LEFT, all),
                         .stop = decode->stop,
                         .step = decode->step,
                         .history = tensor_range(decode->history, 0, exec.device->burst * 2 * rows)};
@@ -152,10 +195,11 @@ static void step_ask(const Decode *decode)
 
 static KeptStep *kept_of(Decode *decode)
 {
-    for (int i = 0; i < KEPT_MAX; i++)
+    int most = decode->exec.device->backend->keeps_cheaply ? 1 : KEPT_MAX;
+    for (int i = 0; i < most; i++)
         if (decode->kept[i].rows == decode->rows)
             return &decode->kept[i];
-    KeptStep *kept = &decode->kept[decode->next_kept++ % KEPT_MAX];
+    KeptStep *kept = &decode->kept[decode->next_kept++ % most];
     device_forget(decode->exec.device, &kept->work);
     *kept = (KeptStep){.rows = decode->rows};
     return kept;
@@ -165,7 +209,7 @@ static void step_run(Decode *decode)
 {
     Device *device = decode->exec.device;
     KeptStep *kept = device_keeps(device) ? kept_of(decode) : NULL;
-    if (!kept || !kept->seen) {
+    if (!kept || !(kept->seen || device->backend->keeps_cheaply)) {
         step_ask(decode);
         if (kept)
             kept->seen = true;

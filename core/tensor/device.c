@@ -8,7 +8,8 @@
 
 Status device_init(Device *device, const DeviceBackend *backend, void *self, const OpTable *ops, int threads)
 {
-    *device = (Device){.backend = backend, .self = self, .ops = ops, .threads = threads, .burst = backend->burst};
+    *device = (Device){
+        .backend = backend, .self = self, .ops = ops, .threads = threads, .strands = 1, .burst = backend->burst};
 #define OP_FILLED(op, Stem) REQUIRE(ops->op, "backend %s has no %s", backend->name, #op);
     OP_LIST(OP_FILLED)
 #undef OP_FILLED
@@ -20,6 +21,7 @@ void device_close(Device *device)
     if (!device->backend)
         return;
     op_profile_close(device);
+    memory_free(&device->spare);
     arena_close(&device->scratch);
     device->backend->close(device->self);
     *device = (Device){0};
@@ -173,6 +175,7 @@ void device_finish(Device *device)
 
 struct DeviceKept {
     void *work;
+    const OpTable *ops;          /* the device's own, while others stand in their place */
     OpCounter counter[OP_COUNT]; /* what it stands for */
 };
 
@@ -184,15 +187,21 @@ bool device_keeps(const Device *device)
 void device_keep_begin(Device *device)
 {
     REQUIRE(!device->keeping, "work is being kept already");
-    device->keeping = memory_new(1, sizeof *device->keeping);
-    memcpy(device->keeping->counter, device->counter, sizeof device->counter);
+    DeviceKept *kept = device->spare ? device->spare : memory_new(1, sizeof *kept);
+    device->spare = NULL;
+    kept->ops = device->ops;
+    memcpy(kept->counter, device->counter, sizeof device->counter);
+    device->keeping = kept;
     device->backend->keep_begin(device->self);
+    if (device->backend->keep_ops)
+        device->ops = device->backend->keep_ops;
 }
 
 DeviceKept *device_keep_end(Device *device)
 {
     DeviceKept *kept = device->keeping;
     REQUIRE(kept, "no work is being kept");
+    device->ops = kept->ops;
     kept->work = device->backend->keep_end(device->self);
     for (int op = 0; op < OP_COUNT; op++) {
         OpCounter before = kept->counter[op], *now = &device->counter[op];
@@ -216,9 +225,32 @@ void device_replay(Device *device, const DeviceKept *kept)
 
 void device_forget(Device *device, DeviceKept **kept)
 {
-    if (*kept)
-        device->backend->forget(device->self, (*kept)->work);
-    memory_free(kept);
+    if (!*kept)
+        return;
+    device->backend->forget(device->self, (*kept)->work);
+    memory_free(&device->spare);
+    device->spare = *kept;
+    *kept = NULL;
+}
+
+void device_strands(Device *device, int64_t count, DeviceStrand strand, void *context)
+{
+    int threads = device->threads;
+    size_t mark = arena_mark(&device->scratch);
+    device->threads = 1;
+    bool kept = device->keeping && device->backend->keep_strand;
+    for (int64_t i = 0; i < count; i++) {
+        size_t before = arena_peak_begin(&device->scratch);
+        if (kept)
+            device->backend->keep_strand(device->self, true, 0);
+        strand(context, i);
+        size_t scratch = arena_peak_end(&device->scratch, before);
+        if (kept)
+            device->backend->keep_strand(device->self, false, scratch);
+        arena_alloc(&device->scratch, scratch); /* the next strand has its own */
+    }
+    arena_rewind(&device->scratch, mark);
+    device->threads = threads;
 }
 
 void *device_stream(const Device *device, DeviceQueue queue)

@@ -45,6 +45,11 @@ typedef struct DeviceBackend {
     void *(*keep_end)(void *self);
     void (*replay)(void *self, void *kept);
     void (*forget)(void *self, void *kept);
+    const OpTable *keep_ops; /* take the ops' place between begin and end; NULL: the ops themselves are kept */
+    void (*keep_strand)(
+        void *self, bool begins,
+        size_t scratch); /* a strand (device_strands) begins, or ends and took so much scratch; or NULL */
+    bool keeps_cheaply;  /* to keep costs no more than to do, even the first time */
     /* Of a backend with streams of its own, or NULL: what its library calls a queue's stream; and whom to ask while waiting. */
     void *(*stream)(void *self, DeviceQueue queue);
     void (*watch)(void *self, DeviceWatch watch);
@@ -66,10 +71,12 @@ typedef struct Device {
     const OpTable *ops;
     int threads;
     DType flow;         /* what flows between the layers of models on this device: F32, or BF16 where backend->bf16 */
+    int strands;        /* of work that this device does at once (device_strands): the CPU's threads, else 1 */
     int burst;          /* as the backend's */
     OpProfile *profile; /* NULL: no clock is read */
     Arena scratch;      /* rewound by every op */
     struct DeviceKept *keeping; /* between device_keep_begin and _end */
+    struct DeviceKept *spare;   /* forgotten, to be used again; or NULL */
     OpCounter counter[OP_COUNT];
     uint64_t reads, writes; /* host <-> device transfers, for tests that pin them */
     double read_bytes, write_bytes;
@@ -113,6 +120,11 @@ void device_keep_begin(Device *device);
 DeviceKept *device_keep_end(Device *device);
 void device_replay(Device *device, const DeviceKept *kept);
 void device_forget(Device *device, DeviceKept **kept); /* NULL: nothing */
+
+/* Asks for `count` strands of work, strand(context, 0), strand(context, 1), ...: none reads or writes what another writes, scratch included, and each
+ * is one thread's. At once where they are kept and replayed, one after the other otherwise; the same bits either way. */
+typedef void (*DeviceStrand)(void *context, int64_t number);
+void device_strands(Device *device, int64_t count, DeviceStrand strand, void *context);
 
 /* Sums over all ops since device_counters_reset(). */
 OpCounter device_total(const Device *device);

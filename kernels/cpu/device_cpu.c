@@ -6,6 +6,7 @@
 
 #include "core/base/memory.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/kept.h"
 
 #define ISA_TABLE(isa) static const OpTable table_##isa = {OP_LIST(ISA_SLOT_##isa)};
 #define ISA_SLOT_baseline(name, Stem) .name = cpu_##name##_baseline,
@@ -55,9 +56,25 @@ static Status isa_pick(const char *name, const Isa **picked)
     return status_error(STATUS_USAGE, "instruction set %s: expected baseline, avx2 or avx512", name ? name : "?");
 }
 
+/* The kernels that take scratch. */
+static OpTable scratch_ops_of(const OpTable *table)
+{
+    return (OpTable){.gemm = table->gemm,
+                     .bias_backward = table->bias_backward,
+                     .norm_backward = table->norm_backward,
+                     .attention_forward = table->attention_forward,
+                     .attention_backward = table->attention_backward,
+                     .rank_loss = table->rank_loss,
+                     .moments = table->moments,
+                     .sample = table->sample};
+}
+
 typedef struct CpuDevice {
     int threads;
     char description[96];
+    const OpTable *ops;
+    OpTable scratch_ops;
+    Kept *keeping, *spare; /* NULL: none */
 } CpuDevice;
 
 static const char *cpu_describe(void *self)
@@ -71,9 +88,11 @@ static ArenaMemory cpu_memory(void *self)
 }
 static void cpu_copy(void *self, DeviceQueue queue, void *to, const void *from, size_t bytes)
 {
-    (void)self;
     (void)queue;
-    if (bytes)
+    CpuDevice *cpu = self;
+    if (cpu->keeping)
+        kept_note_copy(cpu->keeping, to, from, bytes);
+    else if (bytes)
         memmove(to, from, bytes);
 }
 /* A model's gradient is zeroed in every step: all threads, each a run of pages. */
@@ -81,6 +100,10 @@ static void cpu_zero(void *self, DeviceQueue queue, void *device, size_t bytes)
 {
     enum { PIECE_BYTES = 1 << 20 };
     (void)queue;
+    if (((CpuDevice *)self)->keeping) {
+        kept_note_copy(((CpuDevice *)self)->keeping, device, NULL, bytes);
+        return;
+    }
     int64_t pieces = (int64_t)(bytes / PIECE_BYTES);
     size_t whole = (size_t)pieces * PIECE_BYTES;
     if (pieces < 4)
@@ -108,8 +131,42 @@ static void cpu_finish(void *self)
 {
     (void)self;
 }
+Kept *kept_of(const Device *device)
+{
+    return ((CpuDevice *)device->self)->keeping;
+}
+static void cpu_keep_begin(void *self)
+{
+    CpuDevice *cpu = self;
+    cpu->keeping = kept_begin(cpu->spare, cpu->ops, &cpu->scratch_ops);
+    cpu->spare = NULL;
+}
+static void *cpu_keep_end(void *self)
+{
+    CpuDevice *cpu = self;
+    Kept *kept = cpu->keeping;
+    cpu->keeping = NULL;
+    return kept;
+}
+static void cpu_keep_strand(void *self, bool begins, size_t scratch)
+{
+    kept_strand(((CpuDevice *)self)->keeping, begins, scratch);
+}
+static void cpu_replay(void *self, void *kept)
+{
+    (void)self;
+    kept_run(kept);
+}
+/* One list is enough for who keeps cheaply, and is there when the next is asked for. */
+static void cpu_forget(void *self, void *kept)
+{
+    CpuDevice *cpu = self;
+    kept_close(cpu->spare);
+    cpu->spare = kept;
+}
 static void cpu_close(void *self)
 {
+    kept_close(((CpuDevice *)self)->spare);
     memory_release(self);
 }
 
@@ -123,6 +180,13 @@ static const DeviceBackend backend = {.name = "cpu",
                                       .record = cpu_record,
                                       .wait = cpu_wait,
                                       .finish = cpu_finish,
+                                      .keep_begin = cpu_keep_begin,
+                                      .keep_end = cpu_keep_end,
+                                      .replay = cpu_replay,
+                                      .forget = cpu_forget,
+                                      .keep_ops = &kept_ops,
+                                      .keep_strand = cpu_keep_strand,
+                                      .keeps_cheaply = true,
                                       .close = cpu_close,
                                       .burst = 1,
                                       .computes = true,
@@ -137,11 +201,14 @@ Status device_open_cpu(Device *device, int threads, const char *isa)
     omp_set_dynamic(0);
     CpuDevice *self = memory_new(1, sizeof *self);
     self->threads = threads;
+    self->ops = picked->table;
+    self->scratch_ops = scratch_ops_of(picked->table);
     snprintf(self->description, sizeof self->description, "%s, %s, %d thread%s", picked->name, gemm_library_name(),
              threads, threads == 1 ? "" : "s");
     Status status = device_init(device, &backend, self, picked->table, threads);
     if (status_failed(status))
         memory_release(self);
+    device->strands = threads;
     return status;
 }
 
@@ -152,16 +219,14 @@ Status device_open_cpu_dry(Device *device, int threads, const char *isa)
     TRY(isa_pick(isa, &picked));
     TRY(device_open_dry(device));
     static OpTable table; /* the same whenever it is filled, but for the instruction set */
+    const OpTable scratch_ops = scratch_ops_of(picked->table);
     table = *device->ops;
-    table.gemm = picked->table->gemm;
-    table.bias_backward = picked->table->bias_backward;
-    table.norm_backward = picked->table->norm_backward;
-    table.attention_forward = picked->table->attention_forward;
-    table.attention_backward = picked->table->attention_backward;
-    table.rank_loss = picked->table->rank_loss;
-    table.moments = picked->table->moments;
-    table.sample = picked->table->sample;
+#define SCRATCH_SLOT(name, Stem)                                                                                       \
+    if (scratch_ops.name)                                                                                              \
+        table.name = scratch_ops.name;
+    OP_LIST(SCRATCH_SLOT)
+#undef SCRATCH_SLOT
     device->ops = &table;
-    device->threads = threads;
+    device->threads = device->strands = threads;
     return status_ok();
 }

@@ -91,13 +91,24 @@ static inline int cpu_threads(const Device *device, double work)
             CPU_PRAGMA(omp parallel num_threads(threads_)) call;                                                       \
     } while (0)
 
+/* A thread that runs a strand (kept.c) is alone with its ops, though OpenMP counts those beside it. */
+extern __thread bool cpu_alone;
+static inline int cpu_team_size(void)
+{
+    return cpu_alone ? 1 : omp_get_num_threads();
+}
+static inline int cpu_team_place(void)
+{
+    return cpu_alone ? 0 : omp_get_thread_num();
+}
+
 /* Items [from, to) of this thread: even shares of whole units of them. */
 typedef struct Share {
     int64_t from, to;
 } Share;
 static inline Share cpu_share(int64_t count, int64_t unit)
 {
-    int64_t units = (count + unit - 1) / unit, threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    int64_t units = (count + unit - 1) / unit, threads = cpu_team_size(), thread = cpu_team_place();
     int64_t from = units * thread / threads * unit, to = units * (thread + 1) / threads * unit;
     return (Share){from < count ? from : count, to < count ? to : count};
 }

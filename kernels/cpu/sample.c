@@ -282,7 +282,7 @@ typedef struct SampleScratch {
 
 static void sample_rows(const SampleArgs *args, const SampleScratch *all, Share rows)
 {
-    int64_t thread = omp_get_thread_num(), vocab = args->vocab, blocks = blocks_of(vocab);
+    int64_t thread = cpu_team_place(), vocab = args->vocab, blocks = blocks_of(vocab);
     SampleRow row = {.weight = all->weight + thread * vocab};
     if (all->id) {
         row.id = all->id + thread * vocab;

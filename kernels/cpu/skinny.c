@@ -318,7 +318,9 @@ static void across_team(const GemmArgs *args, float *packed, int64_t ldx)
 {
     Share columns = cpu_share(args->k, LANES), share = cpu_share(args->n, LANES);
     pack_columns(args, columns.from, columns.to, packed, ldx);
+    if (cpu_team_size() > 1) {
 #pragma omp barrier
+    }
     for (int64_t j = share.from; j < share.to; j += LANES)
         across_rows(args, packed, ldx, j, min_i64(LANES, share.to - j));
 }
