@@ -430,10 +430,10 @@ Status ppo_open(Ppo *ppo, Comm *comm, Device *device, const Config *config, bool
     if (stage->dry)
         ppo_foresee(ppo);
     int64_t steps = ppo->config.iterations * ppo->config.epochs * ppo->config.minibatches;
-    TRY(trainer_open(&ppo->actor_trainer, &ppo->actor, comm, &ppo->actor_optimizer, stage->run.lanes, steps,
-                     &stage->model_arena));
-    TRY(trainer_open(&ppo->critic_trainer, &ppo->critic, comm, &ppo->critic_optimizer, stage->run.lanes, steps,
-                     &stage->model_arena));
+    TRY(trainer_open(&ppo->actor_trainer, &ppo->actor, comm, &ppo->actor_optimizer, stage->run.lanes, stage->run.reduce,
+                     steps, &stage->model_arena));
+    TRY(trainer_open(&ppo->critic_trainer, &ppo->critic, comm, &ppo->critic_optimizer, stage->run.lanes,
+                     stage->run.reduce, steps, &stage->model_arena));
     ppo->kl_coefficient = ppo->config.kl_coefficient;
     ppo_state(ppo);
     return status_ok();

@@ -177,8 +177,8 @@ static Status rm_train(Rm *rm)
     TRY(rm_prepare(rm));
     int64_t steps_total = rm->config.steps > 0 ? rm->config.steps
                                                : rm->config.epochs * batch_steps_per_epoch(rm->train, rm->config.batch);
-    TRY(trainer_open(&rm->trainer, &rm->model, stage->comm, &rm->optimizer, stage->run.lanes, steps_total,
-                     &stage->model_arena));
+    TRY(trainer_open(&rm->trainer, &rm->model, stage->comm, &rm->optimizer, stage->run.lanes, stage->run.reduce,
+                     steps_total, &stage->model_arena));
     stage_trained_model(stage, "", &rm->trainer);
     stage_state_double(stage, "first_loss", &rm->first_loss);
     stage_state_double(stage, "last_loss", &rm->last_loss);

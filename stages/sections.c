@@ -24,6 +24,13 @@ const ConfigKey run_keys[] = {
                    "lanes ranks give the "
                    "same bits. Costs 1 + log2(lanes / ranks) gradient buffers; 8 serves 1 to 8 ranks."),
     CONFIG_KEY_CHOICE(
+        RunConfig, reduce, "exact", "exact|fast",
+        "How gradients are summed over ranks. exact: slices are exchanged and added in the fixed tree that "
+        "`lanes` describes, so any number of ranks gives the same bits. fast: by the library between "
+        "ranks, in its own order (NCCL's reduce-scatter or all-reduce between GPUs, else "
+        "MPI_Allreduce): any number of ranks up to `lanes`, but other last bits for another number, "
+        "which a resume therefore refuses unless exact=false."),
+    CONFIG_KEY_CHOICE(
         RunConfig, device, "auto", "auto|cpu|cuda",
         "What computes. auto: the GPU where every rank sees one, else the CPU; the log says which and why. "
         "Like `threads` it moves last bits, not the mathematics, so it is stored with a checkpoint, and "

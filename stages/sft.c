@@ -138,8 +138,8 @@ static Status sft_train(Sft *sft)
     int64_t steps_total = sft->config.steps > 0
                               ? sft->config.steps
                               : sft->config.epochs * batch_steps_per_epoch(sft->train, sft->config.batch);
-    TRY(trainer_open(&sft->trainer, &sft->model, stage->comm, &sft->optimizer, stage->run.lanes, steps_total,
-                     &stage->model_arena));
+    TRY(trainer_open(&sft->trainer, &sft->model, stage->comm, &sft->optimizer, stage->run.lanes, stage->run.reduce,
+                     steps_total, &stage->model_arena));
     stage_trained_model(stage, "", &sft->trainer);
     stage_state_double(stage, "first_loss", &sft->first_loss);
     stage_state_double(stage, "last_loss", &sft->last_loss);

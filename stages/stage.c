@@ -20,6 +20,8 @@ void stage_config_digest(const Config *config, const char *name, char digest[40]
         config_canonical(config, "model", true, &canonical);
     text_printf(&canonical, "seed=%lld\nlanes=%lld\nprecision=%d\nmatmul=%d\n", (long long)run.seed,
                 (long long)run.lanes, (int)run.precision, (int)run.matmul);
+    if (run.reduce != REDUCE_EXACT)
+        text_append_string(&canonical, "reduce=fast\n");
     h5_digest_text(h5_digest_bytes(text_string(&canonical), canonical.size), digest);
     text_free(&canonical);
 }
@@ -60,7 +62,7 @@ Status stage_open(Stage *stage, const char *name, Comm *comm, Device *device, co
     config_read(config, "", run_keys, &stage->run);
     if (!config_has(config, name))
         return config_error(config, name, "this experiment has no section `%s:`", name);
-    TRY(shard_check(stage->run.lanes, comm_size(comm)));
+    TRY(shard_check(stage->run.lanes, comm_size(comm), stage->run.reduce == REDUCE_EXACT));
     stage->directory = text_join_path(stage->run.output, name);
     TRY(stage_make_directory(stage));
     stage->memory = (StageMemory){.ranks = comm_size(comm), .lanes = stage->run.lanes};

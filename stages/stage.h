@@ -21,6 +21,7 @@
 /* As the config's choices stand. */
 typedef enum DeviceKind { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } DeviceKind;
 typedef enum MatmulKind { MATMUL_FP32, MATMUL_TF32 } MatmulKind;
+/* ReduceKind (core/comm/reduce.h) likewise. */
 typedef enum Precision { PRECISION_FP32, PRECISION_BF16 } Precision;
 typedef struct RunConfig {
     const char *output;
@@ -28,6 +29,7 @@ typedef struct RunConfig {
     DeviceKind device;
     MatmulKind matmul;
     Precision precision;
+    ReduceKind reduce;
     int64_t checkpoint_every, keep_checkpoints; /* steps (PPO: iterations) between checkpoints; how many to keep */
     double log_every;                           /* seconds between plain progress lines */
     int64_t stop_after;                         /* failure injection: stop at this poll; 0: never */

@@ -18,7 +18,6 @@ void stage_trained_model(Stage *stage, const char *role, Trainer *trainer)
         .model = trainer->model,
         .exp_avg = trainer->optimizer.exp_avg,
         .exp_avg_sq = trainer->optimizer.exp_avg_sq,
-        .slice = trainer->optimizer.slice,
         .optimizer_steps = &trainer->optimizer.steps,
     };
 }
@@ -61,6 +60,8 @@ static char *stage_machine(const Stage *stage)
 {
     Text text = {0};
     text_append_string(&text, device_describe(stage->device));
+    if (stage->run.reduce == REDUCE_FAST)
+        text_printf(&text, ", %d ranks summed fast", comm_size(stage->comm));
     char *machine = memory_strdup(text_string(&text));
     text_free(&text);
     return machine;

@@ -57,7 +57,6 @@ static void world_open(World *world, const OptimizerConfig *config, const int64_
 
 static void world_close(World *world)
 {
-    optimizer_close(&world->optimizer);
     arena_close(&world->step);
     arena_close(&world->model);
     device_close(&world->device);

@@ -1,7 +1,12 @@
-//TEST ranks=1,2,4 timeout=120
+//TEST ranks=1,2,3,4 timeout=120 devices=cuda
 /* t423 -- one training step: the bits of all state are those of one rank, whatever the ranks, lanes and units; a failure of one
- * rank's unit or a gradient that is no number fails everywhere and changes nothing; accumulation changes nothing that matters. */
+ * rank's unit or a gradient that is no number fails everywhere and changes nothing; accumulation changes nothing that matters. A fast sum over ranks, of which there
+ * may be three, is near that, and the same when it is done again.
+ *
+ * On GPUs, which talk by NCCL, the sum over ranks goes on beside backward. Streams do everything at the latest moment, and the host waits first for the one or first
+ * for the other, so that a queue which does not wait for what it needs finds it missing. */
 #include "tests/support/support.h"
+#include "tests/support/support_device.h"
 
 #include <math.h>
 #include <mpi.h>
@@ -10,12 +15,15 @@
 #include <string.h>
 
 #include "core/base/memory.h"
+#include "core/comm/comm_nccl.h"
+#include "core/store/checkpoint.h"
 #include "core/train/trainer.h"
 #include "kernels/cpu/device_cpu.h"
 
 enum { VOCAB = 100, POSITIONS = 16, SEQUENCE = 9, STEPS = 5, TOTAL_STEPS = 40 };
 
 static Comm *world_comm;
+static Device gpu; /* all worlds' where it is opened: NCCL works on one device */
 
 /* A tiny GPT-2 (learned positions and biases: gradients of rows that no token touches stay zero). */
 static ModelShape tiny_shape(void)
@@ -45,7 +53,9 @@ static const OptimizerConfig adam = {.lr = 3e-3,
 
 typedef struct World {
     Comm *comm;
-    Device device;
+    Device own, *device;
+    DeviceBackend hidden;
+    ReduceKind reduce;
     Arena arena, step;
     Exec exec;
     Model model;
@@ -57,24 +67,32 @@ typedef struct World {
     int64_t units_run;
 } World;
 
-static void world_open_on(World *world, Comm *comm, int64_t lanes)
+static void world_open_on(World *world, Device *device, Comm *comm, int64_t lanes)
 {
-    assert_ok(device_arena(&world->device, &world->arena, "trainer", 64 << 20));
-    assert_ok(device_arena(&world->device, &world->step, "step", 64 << 20));
-    world->exec = (Exec){.device = &world->device, .step = &world->step};
+    world->device = device;
+    assert_ok(device_arena(device, &world->arena, "trainer", 64 << 20));
+    assert_ok(device_arena(device, &world->step, "step", 64 << 20));
+    world->exec = (Exec){.device = device, .step = &world->step};
     world->comm = comm;
     world->fail_unit = world->nan_unit = -1;
     ModelShape shape = tiny_shape();
-    assert_ok(model_open(&world->model, &world->device, &shape, HEAD_LM));
-    params_initialise(&world->device, &world->model.params, 7);
-    assert_ok(trainer_open(&world->trainer, &world->model, comm, &adam, lanes, TOTAL_STEPS, &world->arena));
+    assert_ok(model_open(&world->model, device, &shape, HEAD_LM));
+    params_initialise(device, &world->model.params, 7);
+    assert_ok(
+        trainer_open(&world->trainer, &world->model, comm, &adam, lanes, world->reduce, TOTAL_STEPS, &world->arena));
+}
+
+static void world_open_by(World *world, Comm *comm, int64_t lanes, ReduceKind reduce)
+{
+    *world = (World){.reduce = reduce};
+    if (!gpu.backend)
+        assert_ok(device_open_cpu(&world->own, 1, NULL));
+    world_open_on(world, gpu.backend ? &gpu : &world->own, comm, lanes);
 }
 
 static void world_open(World *world, Comm *comm, int64_t lanes)
 {
-    *world = (World){0};
-    assert_ok(device_open_cpu(&world->device, 1, NULL));
-    world_open_on(world, comm, lanes);
+    world_open_by(world, comm, lanes, REDUCE_EXACT);
 }
 
 static void world_close(World *world)
@@ -83,7 +101,7 @@ static void world_close(World *world)
     model_close(&world->model);
     arena_close(&world->arena);
     arena_close(&world->step);
-    device_close(&world->device);
+    device_close(&world->own);
 }
 
 static int32_t token_of(int64_t round, int64_t sequence, int64_t position)
@@ -131,7 +149,21 @@ static Status language_unit(void *context, int64_t unit, Exec *exec, Tensor stat
 static Status world_step(World *world, int64_t units, StepReport *report)
 {
     world->sequences = units * world->per_unit;
-    Status status = trainer_step(&world->trainer, &world->exec, units, language_unit, world, NLL_STATS, report);
+    size_t mark = arena_mark(&world->step);
+    int64_t count = trainer_figures(&world->trainer, units, NLL_STATS);
+    double *host = memory_new((size_t)count, sizeof *host);
+    Tensor figures = tensor_new1(&world->step, DTYPE_F64, count);
+    Status status = trainer_ask(&world->trainer, &world->exec, units, language_unit, world, NLL_STATS, figures, report);
+    if (world->round % 2 == 0) { /* wait for what ranks exchange before anything that they make of it */
+        const Device *device = world->device;
+        float any;
+        device->backend->copy_out(device->self, QUEUE_COMMUNICATION, &any, world->model.params.value.data, sizeof any);
+    }
+    tensor_read(world->device, figures, host);
+    if (!status_failed(status))
+        status = trainer_learn(&world->trainer, units, NLL_STATS, host, report);
+    memory_free(&host);
+    arena_rewind(&world->step, mark);
     world->round++;
     return status;
 }
@@ -147,15 +179,23 @@ static State world_state(World *world)
     const Optimizer *optimizer = &world->trainer.optimizer;
     Tensor part[] = {optimizer->exp_avg, optimizer->exp_avg_sq};
     size_t flat = tensor_bytes(world->model.params.value);
+    int64_t count = world->model.params.count;
     State state = {memory_new(3 * flat, 1), 3 * flat};
-    tensor_read(&world->device, world->model.params.value, state.bytes);
+    tensor_read(world->device, world->model.params.value, state.bytes);
     for (int i = 0; i < 2; i++) {
         size_t bytes = tensor_bytes(part[i]), *offsets = memory_new(65, sizeof *offsets);
         char *mine = memory_new(bytes, 1), *all = NULL;
-        tensor_read(&world->device, part[i], mine);
+        tensor_read(world->device, part[i], mine);
         comm_allgather_ragged(world->comm, mine, bytes, &all, offsets);
         assert_int_equal(offsets[comm_size(world->comm)], flat);
-        memcpy(state.bytes + (size_t)(i + 1) * flat, all, flat);
+        const char *from = all; /* by rank, and of each its slices */
+        for (int rank = 0; rank < comm_size(world->comm); rank++)
+            for (int64_t stripe = 0; stripe < shard_stripes(count); stripe++) {
+                Span slice = shard_slice(count, comm_size(world->comm), rank, stripe);
+                size_t size = (size_t)(slice.to - slice.from) * sizeof(float);
+                memcpy(state.bytes + (size_t)(i + 1) * flat + (size_t)slice.from * sizeof(float), from, size);
+                from += size;
+            }
         memory_free(&mine);
         memory_free(&all);
         memory_free(&offsets);
@@ -174,15 +214,15 @@ static void assert_same_state(State a, State b, const char *what)
     fail_msg("%s: state differs from byte %zu of %zu on", what, at, a.size);
 }
 
-static void run_steps(Comm *comm, int64_t lanes, int64_t units, bool host_visible, State *state, StepReport *reports,
-                      int64_t *units_run)
+static void run_steps(Comm *comm, ReduceKind reduce, int64_t lanes, int64_t units, bool host_visible, State *state,
+                      StepReport *reports, int64_t *units_run)
 {
     World world;
-    world_open(&world, comm, lanes);
-    DeviceBackend hidden = *world.device.backend;
-    hidden.host_visible = false; /* what a device with memory of its own would take: staging through the host */
-    if (!host_visible)
-        world.device.backend = &hidden;
+    world_open_by(&world, comm, lanes, reduce);
+    world.hidden = *world.device->backend;
+    world.hidden.host_visible = false; /* what a device with memory of its own would take: staging through the host */
+    if (!host_visible && !gpu.backend)
+        world.device->backend = &world.hidden;
     world.per_unit = 2;
     for (int step = 0; step < STEPS; step++)
         assert_ok(world_step(&world, units, &reports[step]));
@@ -200,12 +240,12 @@ static void test_bits_do_not_depend_on_ranks(void **state)
         for (size_t u = 0; u < sizeof unit_counts / sizeof *unit_counts; u++)
             for (int visible = 0; visible < 2; visible++) {
                 int64_t units = unit_counts[u], run_alone = 0, run_together = 0;
-                if (!visible && u)
+                if ((!visible && (u || gpu.backend)) || (gpu.backend && (lanes > 4 || units == 8)))
                     continue;
                 State alone, together;
                 StepReport report_alone[STEPS], report_together[STEPS];
-                run_steps(comm_self(), lanes, units, true, &alone, report_alone, &run_alone);
-                run_steps(world_comm, lanes, units, visible, &together, report_together, &run_together);
+                run_steps(comm_self(), REDUCE_EXACT, lanes, units, true, &alone, report_alone, &run_alone);
+                run_steps(world_comm, REDUCE_EXACT, lanes, units, visible, &together, report_together, &run_together);
                 char what[64];
                 snprintf(what, sizeof what, "%d lanes, %d units", (int)lanes, (int)units);
                 assert_same_state(alone, together, what);
@@ -222,6 +262,82 @@ static void test_bits_do_not_depend_on_ranks(void **state)
                 memory_free(&alone.bytes);
                 memory_free(&together.bytes);
             }
+}
+
+/* In the library's order of adding: near the exact sum, the same again, and the same parameters on all ranks. */
+static void test_fast_is_near_and_repeats(void **state)
+{
+    (void)state;
+    const int64_t unit_counts[] = {11, 3};
+    for (int u = 0; u < (gpu.backend ? 1 : 2); u++) {
+        State exact, fast, again;
+        StepReport exactly[STEPS], once[STEPS], twice[STEPS];
+        int64_t run = 0, units = unit_counts[u];
+        run_steps(comm_self(), REDUCE_EXACT, 8, units, true, &exact, exactly, &run);
+        run_steps(world_comm, REDUCE_FAST, 8, units, false, &fast, once, &run);
+        run_steps(world_comm, REDUCE_FAST, 8, units, true, &again, twice, &run);
+        Span own = shard_rank_units(units, 8, comm_size(world_comm), comm_rank(world_comm));
+        assert_int_equal(run, STEPS * (own.to - own.from));
+        assert_same_state(fast, again, "a second fast run");
+        assert_memory_equal(once, twice, sizeof once);
+        char *first = memory_new(fast.size, 1);
+        memcpy(first, fast.bytes, fast.size);
+        comm_broadcast(world_comm, 0, first, fast.size);
+        assert_same_state((State){first, fast.size}, fast, "this rank's and rank 0's");
+        size_t floats = fast.size / 3 / sizeof(float);
+        print_message("fast from exact: parameters %.3g, first moments %.3g\n",
+                      support_relative_l2((float *)fast.bytes, (float *)exact.bytes, floats),
+                      support_relative_l2((float *)fast.bytes + floats, (float *)exact.bytes + floats, floats));
+        assert_relative_l2((float *)fast.bytes, (float *)exact.bytes, floats, 1e-5);
+        assert_relative_l2((float *)fast.bytes + floats, (float *)exact.bytes + floats, floats, 1e-4);
+        for (int step = 0; step < STEPS; step++)
+            assert_close(once[step].grad_norm, exactly[step].grad_norm, 1e-5 * exactly[step].grad_norm, 0);
+        memory_free(&first);
+        memory_free(&exact.bytes);
+        memory_free(&fast.bytes);
+        memory_free(&again.bytes);
+    }
+}
+
+/* Moments of many stripes, written by all ranks together, are read back by each alone. */
+static void test_checkpoints_hold_the_whole(void **state)
+{
+    (void)state;
+    World world, reader;
+    StepReport report;
+    world_open(&world, world_comm, 4);
+    world.per_unit = 2;
+    assert_ok(world_step(&world, 11, &report));
+    State written = world_state(&world);
+    char *path = NULL;
+    if (comm_rank(world_comm) == 0)
+        path = memory_strdup(support_path("striped.h5"));
+    int64_t size = path ? (int64_t)strlen(path) + 1 : 0;
+    comm_broadcast(world_comm, 0, &size, sizeof size);
+    path = memory_resize(path, (size_t)size, 1);
+    comm_broadcast(world_comm, 0, path, (size_t)size);
+    CheckpointHeader header = {.stage = "sft", .config = "", .config_digest = "00"};
+    for (int which = 0; which < 2; which++) {
+        World *of = which ? &reader : &world;
+        if (which)
+            world_open(&reader, comm_self(), 4);
+        CheckpointModel model = {.role = "",
+                                 .model = &of->model,
+                                 .exp_avg = of->trainer.optimizer.exp_avg,
+                                 .exp_avg_sq = of->trainer.optimizer.exp_avg_sq,
+                                 .optimizer_steps = &of->trainer.optimizer.steps};
+        assert_ok(which ? checkpoint_read(comm_self(), path, "sft", &model, 1, NULL, 0)
+                        : checkpoint_write(world_comm, path, &header, &model, 1, NULL, 0));
+    }
+    State read = world_state(&reader);
+    assert_same_state(written, read, "a checkpoint");
+    assert_int_equal(reader.trainer.optimizer.steps, 1);
+    comm_barrier(world_comm);
+    memory_free(&path);
+    memory_free(&written.bytes);
+    memory_free(&read.bytes);
+    world_close(&reader);
+    world_close(&world);
 }
 
 /* Steps that do not learn would pass the test above. */
@@ -345,7 +461,7 @@ static void test_accumulation_changes_nothing(void **state)
         loss[which] = report.stats[NLL_LOSS];
         count = (size_t)world.model.params.count;
         gradient[which] = memory_new(count, sizeof(float));
-        tensor_read(&world.device, world.trainer.optimizer.exp_avg, gradient[which]);
+        tensor_read(world.device, world.trainer.optimizer.exp_avg, gradient[which]);
         world_close(&world);
     }
     print_message("loss %.9f, difference %.3g; gradient %.3g\n", loss[0], loss[1] - loss[0],
@@ -366,10 +482,10 @@ static void test_dry_run_plans_the_memory(void **state)
     for (int which = 0; which < 2; which++) {
         World world = {0};
         if (which == 0)
-            assert_ok(device_open_cpu(&world.device, 1, NULL));
+            assert_ok(device_open_cpu(&world.own, 1, NULL));
         else
-            assert_ok(device_open_dry(&world.device));
-        world_open_on(&world, which ? dry : world_comm, 8);
+            assert_ok(device_open_dry(&world.own));
+        world_open_on(&world, &world.own, which ? dry : world_comm, 8);
         world.per_unit = 2;
         StepReport report;
         for (int i = 0; i < 2; i++)
@@ -392,11 +508,12 @@ static void test_lanes_must_fit_ranks(void **state)
     World world;
     world_open(&world, world_comm, 4);
     Trainer trainer;
-    assert_fails(trainer_open(&trainer, &world.model, world_comm, &adam, 3, 10, &world.arena), STATUS_USAGE, "lanes");
+    assert_fails(trainer_open(&trainer, &world.model, world_comm, &adam, 3, REDUCE_EXACT, 10, &world.arena),
+                 STATUS_USAGE, "lanes");
     if (comm_size(world_comm) > 1) {
         double stats[NLL_STATS];
-        assert_fails(trainer_open(&trainer, &world.model, world_comm, &adam, 1, 10, &world.arena), STATUS_USAGE,
-                     "ranks");
+        assert_fails(trainer_open(&trainer, &world.model, world_comm, &adam, 1, REDUCE_FAST, 10, &world.arena),
+                     STATUS_USAGE, "ranks");
         assert_fails(units_evaluate(world_comm, &world.exec, 1, 4, language_unit, &world, NLL_STATS, stats),
                      STATUS_USAGE, "ranks");
     }
@@ -410,13 +527,32 @@ int main(int argc, char **argv)
     if (status_failed(comm_open_mpi(&handle, &world_comm)))
         return 1;
     status_set_rank(comm_rank(world_comm));
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bits_do_not_depend_on_ranks),   cmocka_unit_test(test_loss_falls),
-        cmocka_unit_test(test_evaluation_has_the_same_bits),  cmocka_unit_test(test_failing_unit_fails_everywhere),
-        cmocka_unit_test(test_bad_gradient_fails_everywhere), cmocka_unit_test(test_accumulation_changes_nothing),
-        cmocka_unit_test(test_dry_run_plans_the_memory),      cmocka_unit_test(test_lanes_must_fit_ranks),
+    shard_set_stripe(2); /* so that the tiny model has several */
+    if (getenv("TERCET_TEST_DEVICE")) {
+        support_device_open(&gpu);
+        if (status_failed(comm_attach_nccl(world_comm, &gpu, 0)))
+            return 1;
+    }
+    const struct CMUnitTest fast[] = {cmocka_unit_test(test_fast_is_near_and_repeats)};
+    const struct CMUnitTest exact[] = {
+        cmocka_unit_test(test_bits_do_not_depend_on_ranks),
+        cmocka_unit_test(test_failing_unit_fails_everywhere),
+        cmocka_unit_test(test_bad_gradient_fails_everywhere),
     };
-    int failures = cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest others[] = {
+        cmocka_unit_test(test_checkpoints_hold_the_whole),   cmocka_unit_test(test_loss_falls),
+        cmocka_unit_test(test_evaluation_has_the_same_bits), cmocka_unit_test(test_accumulation_changes_nothing),
+        cmocka_unit_test(test_dry_run_plans_the_memory),     cmocka_unit_test(test_lanes_must_fit_ranks),
+    };
+    const int ranks = comm_size(world_comm);
+    int failures = cmocka_run_group_tests(fast, NULL, NULL);
+    if ((ranks & (ranks - 1)) == 0) {
+        failures += cmocka_run_group_tests(exact, NULL, NULL);
+        if (!gpu.backend) /* they would find nothing else there */
+            failures += cmocka_run_group_tests(others, NULL, NULL);
+    }
+    comm_detach_device(world_comm);
+    device_close(&gpu);
     comm_close(world_comm);
     MPI_Finalize();
     return failures != 0;

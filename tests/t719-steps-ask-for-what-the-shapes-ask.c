@@ -1,9 +1,12 @@
-//TEST timeout=120
+//TEST timeout=120 devices=cuda
 /* t719 -- what one step of each stage asks of the device (calls, FLOPs, bytes by op) is at most what its shapes ask for: the guard of speed
- * that needs no clock. The numbers are made here from the shapes alone; a step that asks for less is welcome, and lowers them. */
+ * that needs no clock. The numbers are made here from the shapes alone; a step that asks for less is welcome, and lowers them. How often the host reads from
+ * the device is pinned on the GPU as well, where the emulation counts beside us. */
 #include "tests/support/stage_golden.h"
+#include "tests/support/support_device.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/log.h"
@@ -228,6 +231,14 @@ static void write_data(void)
     text_free(&ranked);
 }
 
+/* The emulation's own count of copies to the host (cuda_on_cpu/runtime.cc); not there on other devices. */
+extern uint64_t cuda_on_cpu_copies_out(void) __attribute__((weak));
+
+static uint64_t copies_out(void)
+{
+    return cuda_on_cpu_copies_out ? cuda_on_cpu_copies_out() : 0;
+}
+
 /* What the device was asked for in a stage of so many steps. */
 static void run(const char *stage, const char *steps_key, int steps,
                 Status (*function)(Comm *, Device *, const Config *, StageMemory *), OpCounter counter[OP_COUNT],
@@ -259,7 +270,10 @@ static void run(const char *stage, const char *steps_key, int steps,
     stage_golden_set(&golden, "ppo.eos=ignore");
     stage_golden_set(&golden, "ppo.iterations=1");
     stage_golden_set(&golden, "%s=%d", steps_key, steps);
+    const uint64_t before = copies_out();
     assert_ok(stage_golden_run(&golden, function));
+    if (cuda_on_cpu_copies_out)
+        assert_int_equal(copies_out() - before, golden.device.reads);
     memcpy(counter, golden.device.counter, sizeof golden.device.counter);
     *reads = golden.device.reads;
     stage_golden_close(&golden);
@@ -333,15 +347,35 @@ static void test_ppo(void **state)
     check("ppo", "ppo.iterations", ppo_run, ask_ppo);
 }
 
-/* The host waits for the device once a minibatch, for both models' figures. */
-static void test_ppo_reads(void **state)
+/* How many more times the host reads when `key` is `more` and not `less`. */
+static uint64_t more_reads(const char *stage, const char *key, int less, int more,
+                           Status (*function)(Comm *, Device *, const Config *, StageMemory *))
+{
+    OpCounter counter[OP_COUNT];
+    uint64_t few, many;
+    run(stage, key, less, function, counter, &few);
+    run(stage, key, more, function, counter, &many);
+    return many - few;
+}
+
+/* The host waits for the device once a step; in PPO once a minibatch, for both models' figures; and in generation once for as many tokens as the device decodes
+ * before it is asked: one on the CPU, 16 on a GPU. */
+static void test_ppo_and_other_reads(void **state)
 {
     (void)state;
-    OpCounter counter[OP_COUNT];
-    uint64_t one, two;
-    run("ppo-epochs", "ppo.epochs", 1, ppo_run, counter, &one);
-    run("ppo-epochs", "ppo.epochs", 2, ppo_run, counter, &two);
-    assert_int_equal(two - one, PPO_MINIBATCHES);
+    Device device;
+    support_device_open(&device);
+    const int burst = device.burst;
+    assert_int_equal(burst, strcmp(device.backend->name, "cuda") == 0 ? 16 : 1);
+    device_close(&device);
+    if (burst > 1) { /* on the CPU they have been here */
+        assert_int_equal(more_reads("sft", "sft.steps", 1, 2, sft_run), 1);
+        assert_int_equal(more_reads("rm", "rm.steps", 1, 2, rm_run), 1);
+    }
+    assert_int_equal(more_reads("ppo-epochs", "ppo.epochs", 1, 2, ppo_run), PPO_MINIBATCHES);
+    /* The first token is the prompt's. */
+    assert_int_equal(more_reads("ppo-tokens", "ppo.max_new", 17, 33, ppo_run),
+                     PPO_BATCH / PPO_UNIT_PROMPTS * 16 / burst);
 }
 
 /* argument: the tests to skip, for t870 */
@@ -351,7 +385,10 @@ int main(int argc, char **argv)
         cmocka_set_skip_filter(argv[1]);
     log_set_level(LOG_WARN);
     write_data();
+    const struct CMUnitTest reads[] = {cmocka_unit_test(test_ppo_and_other_reads)};
+    if (getenv("TERCET_TEST_DEVICE")) /* work is as on the CPU, but that decode goes on in bursts */
+        return cmocka_run_group_tests(reads, NULL, NULL);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_sft), cmocka_unit_test(test_rm),
-                                       cmocka_unit_test(test_ppo), cmocka_unit_test(test_ppo_reads)};
+                                       cmocka_unit_test(test_ppo), cmocka_unit_test(test_ppo_and_other_reads)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

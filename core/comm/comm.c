@@ -53,6 +53,11 @@ static void alone_shift(Comm *comm, int to, const void *send, size_t send_bytes,
         memset((char *)receive + same, 0, receive_bytes - same);
 }
 
+static void alone_sum(Comm *comm, float *values, size_t count)
+{
+    (void)comm, (void)values, (void)count;
+}
+
 static void alone_close(Comm *comm)
 {
     (void)comm;
@@ -65,6 +70,7 @@ static const CommTransport transport_self = {
     .allgather = alone_allgather,
     .allgather_parts = alone_allgather_parts,
     .shift = alone_shift,
+    .sum = alone_sum,
     .close = alone_close,
 };
 
@@ -88,6 +94,7 @@ static const CommTransport transport_dry = {
     .allgather = alone_allgather,
     .allgather_parts = alone_allgather_parts,
     .shift = alone_shift,
+    .sum = alone_sum,
     .close = dry_close,
 };
 
@@ -187,6 +194,11 @@ void comm_exchange(Comm *comm, const void *send, const size_t *send_offsets, voi
         comm_shift(comm, distance, (const char *)send + send_offsets[to], send_offsets[to + 1] - send_offsets[to],
                    (char *)receive + receive_offsets[from], receive_offsets[from + 1] - receive_offsets[from]);
     }
+}
+
+void comm_sum(Comm *comm, float *values, size_t count)
+{
+    comm->transport->sum(comm, values, count);
 }
 
 /* --- Agreement ---------------------------------------------------------------------------------------------------- */

@@ -1,7 +1,7 @@
 /* comm.h -- how ranks talk: one table, three transports (self: one process, no MPI at all; mpi; dry: pretends, for plans).
  *
  * Rules: a function marked [collective] must be called by every rank in the same order; [local] never communicates. No float
- *        is ever summed by the transport: ranks exchange bytes, and add in a fixed order themselves (reduce.h). A transport
+ *        is summed by the transport, but by comm_sum: ranks exchange bytes, and add in a fixed order themselves (reduce.h). A transport
  *        error ends the job: with a dead peer nothing collective can be saved, and the last checkpoint stands. */
 #ifndef CORE_COMM_COMM_H
 #define CORE_COMM_COMM_H
@@ -42,6 +42,8 @@ void comm_shift(Comm *comm, int distance, const void *send, size_t send_bytes, v
 /* Rank r's piece p of `send` goes to rank p, which finds it as piece r of `receive`; pieces by offsets in bytes (size + 1 each). [collective] */
 void comm_exchange(Comm *comm, const void *send, const size_t *send_offsets, void *receive,
                    const size_t *receive_offsets);
+/* values (count): the sum over ranks, in place, in the transport's own order: not the bits of another number of ranks. [collective] */
+void comm_sum(Comm *comm, float *values, size_t count);
 
 /* One rank's failure is every rank's: returns `local` where it failed, STATUS_OK if nobody failed, else the first failing rank's
  * code with the message "rank R: ...". Put after every step that can fail on one rank alone. [collective] */

@@ -1,4 +1,4 @@
-/* comm_mpi.c -- the transport over MPI: bytes only, never a sum; messages longer than an int can count go in parts. */
+/* comm_mpi.c -- the transport over MPI: bytes, and one sum; messages longer than an int can count go in parts. */
 #include <limits.h>
 #include <mpi.h>
 #include <string.h>
@@ -109,6 +109,13 @@ static void mpi_allgather(Comm *comm, const void *mine, size_t bytes_each, void 
     memory_return(&offsets);
 }
 
+static void mpi_sum(Comm *comm, float *values, size_t count)
+{
+    const size_t limit = message_limit < sizeof *values ? 1 : message_limit / sizeof *values;
+    for (size_t at = 0; at < count; at += limit)
+        MPI_Allreduce(MPI_IN_PLACE, values + at, (int)min_size(count - at, limit), MPI_FLOAT, MPI_SUM, handle_of(comm));
+}
+
 /* Was this MPI built for, and does it run with, addresses of a GPU? */
 static bool mpi_reads_device(void)
 {
@@ -134,6 +141,7 @@ static const CommTransport transport_mpi = {
     .allgather = mpi_allgather,
     .allgather_parts = mpi_allgather_parts,
     .shift = mpi_shift,
+    .sum = mpi_sum,
     .close = mpi_close,
 };
 

@@ -2,7 +2,8 @@
  *
  * Not blocking: with a dead peer any call may wait for ever. The communicator is opened so that calls return at once, and what they began is asked
  *        after (settle) against a clock; what is under way is watched by whoever waits for the device.
- * Order: a communicator is used by one queue, in one order on all ranks. No sum is NCCL's: its order of adding depends on ranks and topology. */
+ * Order: a communicator is used by one queue, in one order on all ranks. A sum is NCCL's only where that was asked for: its order of adding depends on
+ *        ranks and topology. */
 #include "core/comm/comm_nccl.h"
 
 #include <nccl.h>
@@ -94,26 +95,53 @@ static void nccl_exchange(void *self, const CommPiece *send, const CommPiece *re
     nccl_check(nccl, ncclGroupEnd());
 }
 
-static void nccl_allgather_parts(void *self, void *all, const size_t *offsets)
+/* The length of all parts, (size + 1) offsets; or 0: they differ. */
+static size_t equal_parts(const Nccl *nccl, const size_t *offsets)
 {
-    Nccl *nccl = self;
     const size_t each = offsets[1] - offsets[0];
-    bool equal = true;
     for (int rank = 1; rank < nccl->size; rank++)
-        equal = equal && offsets[rank + 1] - offsets[rank] == each;
-    if (equal) {
-        nccl_check(nccl, ncclAllGather((char *)all + offsets[nccl->rank], (char *)all + offsets[0], each, ncclInt8,
-                                       nccl->comm, nccl->stream));
+        if (offsets[rank + 1] - offsets[rank] != each)
+            return 0;
+    return each;
+}
+
+static void gather_stripe(Nccl *nccl, char *all, const size_t *offsets)
+{
+    const size_t each = equal_parts(nccl, offsets);
+    if (each) {
+        nccl_check(
+            nccl, ncclAllGather(all + offsets[nccl->rank], all + offsets[0], each, ncclInt8, nccl->comm, nccl->stream));
         return;
     }
-    nccl_check(nccl, ncclGroupStart());
     for (int rank = 0; rank < nccl->size; rank++) {
-        char *part = (char *)all + offsets[rank];
+        char *part = all + offsets[rank];
         if (offsets[rank + 1] > offsets[rank])
             nccl_check(nccl, ncclBroadcast(part, part, offsets[rank + 1] - offsets[rank], ncclInt8, rank, nccl->comm,
                                            nccl->stream));
     }
+}
+
+static void nccl_allgather_parts(void *self, void *all, const size_t *offsets, int64_t stripes)
+{
+    Nccl *nccl = self;
+    nccl_check(nccl, ncclGroupStart());
+    for (int64_t stripe = 0; stripe < stripes; stripe++)
+        gather_stripe(nccl, all, offsets + stripe * nccl->size);
     nccl_check(nccl, ncclGroupEnd());
+}
+
+/* Half of what all ranks get by ncclAllReduce is nobody's to use, so parts of one length are scattered. */
+static void nccl_sum_parts(void *self, float *all, const size_t *offsets)
+{
+    Nccl *nccl = self;
+    const size_t each = equal_parts(nccl, offsets);
+    float *first = all + offsets[0];
+    if (each)
+        nccl_check(nccl, ncclReduceScatter(first, first + (size_t)nccl->rank * each, each, ncclFloat32, ncclSum,
+                                           nccl->comm, nccl->stream));
+    else
+        nccl_check(nccl, ncclAllReduce(first, first, offsets[nccl->size] - offsets[0], ncclFloat32, ncclSum, nccl->comm,
+                                       nccl->stream));
 }
 
 static void nccl_close(void *self)
@@ -171,7 +199,7 @@ Status comm_attach_nccl(Comm *comm, Device *device, double timeout_seconds)
         memory_release(nccl);
         return status;
     }
-    nccl->moves = (CommMoves){nccl->name, nccl, nccl_exchange, nccl_allgather_parts, nccl_close};
+    nccl->moves = (CommMoves){nccl->name, nccl, nccl_exchange, nccl_allgather_parts, nccl_sum_parts, nccl_close};
     comm->moves = &nccl->moves;
     device_watch(device, (DeviceWatch){nccl, nccl_fault, nccl_abort});
     return status_ok();

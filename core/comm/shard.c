@@ -13,13 +13,51 @@ Span shard_span(int64_t count, int64_t parts, int64_t index)
     return span;
 }
 
-Span shard_slice(int64_t count, int ranks, int rank)
+/* 32 MiB: large enough that a slice of it, one of eight, is a message that fills a link, small enough that little is left to exchange when backward ends. */
+static int64_t stripe_blocks = 2048;
+
+void shard_set_stripe(int64_t blocks)
 {
-    Span blocks = shard_span((count + SUM_BLOCK - 1) / SUM_BLOCK, ranks, rank);
-    Span slice = {blocks.from * SUM_BLOCK, blocks.to * SUM_BLOCK};
-    slice.from = slice.from < count ? slice.from : count;
-    slice.to = slice.to < count ? slice.to : count;
-    return slice;
+    REQUIRE(blocks >= 1, "stripes of %lld blocks", (long long)blocks);
+    stripe_blocks = blocks;
+}
+
+int64_t shard_stripes(int64_t count)
+{
+    int64_t blocks = (count + SUM_BLOCK - 1) / SUM_BLOCK;
+    return (blocks + stripe_blocks - 1) / stripe_blocks;
+}
+
+/* Blocks [from, to) as floats. */
+static Span span_of_blocks(int64_t count, int64_t from, int64_t to)
+{
+    Span span = {from * SUM_BLOCK, to * SUM_BLOCK};
+    span.from = span.from < count ? span.from : count;
+    span.to = span.to < count ? span.to : count;
+    return span;
+}
+
+Span shard_stripe(int64_t count, int64_t stripe)
+{
+    return span_of_blocks(count, stripe * stripe_blocks, (stripe + 1) * stripe_blocks);
+}
+
+Span shard_slice(int64_t count, int ranks, int rank, int64_t stripe)
+{
+    Span whole = shard_stripe(count, stripe);
+    int64_t first = stripe * stripe_blocks;
+    Span blocks = shard_span((whole.to - whole.from + SUM_BLOCK - 1) / SUM_BLOCK, ranks, rank);
+    return span_of_blocks(count, first + blocks.from, first + blocks.to);
+}
+
+int64_t shard_owned(int64_t count, int ranks, int rank)
+{
+    int64_t owned = 0;
+    for (int64_t stripe = 0; stripe < shard_stripes(count); stripe++) {
+        Span slice = shard_slice(count, ranks, rank, stripe);
+        owned += slice.to - slice.from;
+    }
+    return owned;
 }
 
 Span shard_lanes(int64_t lanes, int ranks, int rank)
@@ -46,12 +84,14 @@ static bool is_power_of_two(int64_t value)
     return value >= 1 && (value & (value - 1)) == 0;
 }
 
-Status shard_check(int64_t lanes, int ranks)
+Status shard_check(int64_t lanes, int ranks, bool exact)
 {
     if (!is_power_of_two(lanes))
         return status_error(STATUS_USAGE, "lanes: expected a power of two, found %lld", (long long)lanes);
-    if (!is_power_of_two(ranks) || ranks > lanes)
+    if (exact && (!is_power_of_two(ranks) || ranks > lanes))
         return status_error(STATUS_USAGE, "ranks: expected a power of two of at most %lld (lanes), found %d",
                             (long long)lanes, ranks);
+    if (ranks < 1 || ranks > lanes)
+        return status_error(STATUS_USAGE, "ranks: expected at most %lld (lanes), found %d", (long long)lanes, ranks);
     return status_ok();
 }

@@ -1,7 +1,7 @@
 /* transport.h -- the table behind a Comm: what a way of moving bytes must provide. For the files of this room alone.
  *
  * Why:   everything that decides (who failed first, whose text differs, what is added to what) is written once, in comm.c and
- *        reduce.c, over these six moves; a transport only moves bytes. */
+ *        reduce.c, over these moves; a transport only moves bytes. */
 #ifndef CORE_COMM_TRANSPORT_H
 #define CORE_COMM_TRANSPORT_H
 
@@ -20,6 +20,8 @@ typedef struct CommTransport {
     /* To rank `to`, and at the same time from rank `from`; both may be this rank. */
     void (*shift)(Comm *comm, int to, const void *send, size_t send_bytes, int from, void *receive,
                   size_t receive_bytes);
+    /* Over ranks, in place, in whatever order: the one move that adds. */
+    void (*sum)(Comm *comm, float *values, size_t count);
     void (*close)(Comm *comm);
 } CommTransport;
 
@@ -36,8 +38,10 @@ typedef struct CommMoves {
     void *self;
     /* send[p] goes to rank p and receive[p] comes from it; (size) each, this rank's own are not looked at. */
     void (*exchange)(void *self, const CommPiece *send, const CommPiece *receive);
-    /* As the transport's, in place. */
-    void (*allgather_parts)(void *self, void *all, const size_t *offsets);
+    /* As the transport's, in place, of one stripe after another: rank r's part of stripe s begins at offsets[s * size + r]; stripes * size + 1 of them. */
+    void (*allgather_parts)(void *self, void *all, const size_t *offsets, int64_t stripes);
+    /* In place, in an order of its own: rank r then has the sum of its floats [offsets[r], offsets[r + 1]), and perhaps more. */
+    void (*sum_parts)(void *self, float *all, const size_t *offsets);
     void (*close)(void *self);
 } CommMoves;
 

@@ -66,19 +66,24 @@ static void write_parameters(Comm *comm, H5Writer *writer, const CheckpointModel
     }
 }
 
-static void write_moments(H5Writer *writer, const CheckpointModel *entry, const char *kind, Tensor moments)
+static void write_moments(Comm *comm, H5Writer *writer, const CheckpointModel *entry, const char *kind, Tensor moments)
 {
     const Params *params = &entry->model->params;
     char path[160];
     for (int v = 0; v < params->views; v++) {
         const ParamView *view = &params->view[v];
+        int64_t at = 0; /* where the slice begins among this rank's moments */
         checkpoint_name(path, entry->role, kind, view->name);
         h5_write_dataset(writer, H5_SEMANTIC, path, DTYPE_F32, view->ndim, view->shape);
-        Span part = view_part(view, entry->slice);
-        if (part.to > part.from)
-            write_part(writer, path, entry->model->device,
-                       tensor_range(moments, view->offset + part.from - entry->slice.from, part.to - part.from),
-                       part.from);
+        for (int64_t stripe = 0; stripe < shard_stripes(params->count); stripe++) {
+            Span slice = shard_slice(params->count, comm_size(comm), comm_rank(comm), stripe);
+            Span part = view_part(view, slice);
+            if (part.to > part.from)
+                write_part(writer, path, entry->model->device,
+                           tensor_range(moments, at + view->offset + part.from - slice.from, part.to - part.from),
+                           part.from);
+            at += slice.to - slice.from;
+        }
     }
 }
 
@@ -96,8 +101,8 @@ static void write_model(Comm *comm, H5Writer *writer, const CheckpointModel *ent
     write_parameters(comm, writer, entry);
     if (!tensor_present(entry->exp_avg) && !entry->optimizer_steps)
         return;
-    write_moments(writer, entry, "optimizer/exp_avg", entry->exp_avg);
-    write_moments(writer, entry, "optimizer/exp_avg_sq", entry->exp_avg_sq);
+    write_moments(comm, writer, entry, "optimizer/exp_avg", entry->exp_avg);
+    write_moments(comm, writer, entry, "optimizer/exp_avg_sq", entry->exp_avg_sq);
     checkpoint_name(path, entry->role, "optimizer", "");
     h5_write_int(writer, H5_SEMANTIC, path, "steps", *entry->optimizer_steps);
 }
@@ -204,19 +209,25 @@ static Status read_parameters(H5File *file, const char *role, Model *model, int 
     return status_ok();
 }
 
-static Status read_moments(H5File *file, const CheckpointModel *entry, const char *kind, Tensor moments)
+static Status read_moments(const Comm *comm, H5File *file, const CheckpointModel *entry, const char *kind,
+                           Tensor moments)
 {
+    const Params *params = &entry->model->params;
     char path[160];
-    for (int v = 0; v < entry->model->params.views; v++) {
-        const ParamView *view = &entry->model->params.view[v];
+    for (int v = 0; v < params->views; v++) {
+        const ParamView *view = &params->view[v];
+        int64_t at = 0; /* where the slice begins among this rank's moments */
         checkpoint_name(path, entry->role, kind, view->name);
-        TRY(read_view(file, path, view, entry->model->device, moments, entry->slice.from,
-                      view_part(view, entry->slice)));
+        for (int64_t stripe = 0; stripe < shard_stripes(params->count); stripe++) {
+            Span slice = shard_slice(params->count, comm_size(comm), comm_rank(comm), stripe);
+            TRY(read_view(file, path, view, entry->model->device, moments, slice.from - at, view_part(view, slice)));
+            at += slice.to - slice.from;
+        }
     }
     return status_ok();
 }
 
-static Status read_model(H5File *file, const CheckpointModel *entry)
+static Status read_model(const Comm *comm, H5File *file, const CheckpointModel *entry)
 {
     ModelShape shape;
     HeadKind head;
@@ -235,8 +246,8 @@ static Status read_model(H5File *file, const CheckpointModel *entry)
     char path[160];
     checkpoint_name(path, entry->role, "optimizer", "");
     TRY(h5_read_int(file, path, "steps", entry->optimizer_steps));
-    TRY(read_moments(file, entry, "optimizer/exp_avg", entry->exp_avg));
-    return read_moments(file, entry, "optimizer/exp_avg_sq", entry->exp_avg_sq);
+    TRY(read_moments(comm, file, entry, "optimizer/exp_avg", entry->exp_avg));
+    return read_moments(comm, file, entry, "optimizer/exp_avg_sq", entry->exp_avg_sq);
 }
 
 static Status read_state(const H5File *file, const StateItem *item)
@@ -273,7 +284,7 @@ Status checkpoint_read(Comm *comm, const char *path, const char *stage, const Ch
     if (!status_failed(status))
         status = check_stage(file, stage);
     for (int i = 0; i < models_count && !status_failed(status); i++)
-        status = read_model(file, &models[i]);
+        status = read_model(comm, file, &models[i]);
     for (int i = 0; i < state_count && !status_failed(status); i++)
         status = read_state(file, &state[i]);
     h5_close(&file);

@@ -17,12 +17,11 @@
 #include "core/h5/h5.h"
 #include "core/model/model.h"
 
-/* One model in a checkpoint. Moments hold this rank's slice; absent (data NULL): none are written or read. */
+/* One model in a checkpoint. Moments hold this rank's slices (shard_owned); absent (data NULL): none are written or read. */
 typedef struct CheckpointModel {
     const char *role; /* "": the main model; else a group's name, "critic" */
     Model *model;
     Tensor exp_avg, exp_avg_sq;
-    Span slice;
     int64_t *optimizer_steps;
 } CheckpointModel;
 

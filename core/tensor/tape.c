@@ -23,6 +23,7 @@ struct Tape {
     Buffer *buffer;
     int entries, nodes, buffers;
     int entry_capacity, node_capacity, buffer_capacity;
+    TapeWatch watch;
 };
 
 Tape *tape_open(void)
@@ -212,13 +213,40 @@ void tape_seed(Exec *exec, Tensor x, Tensor gradient)
     tape_gradient_give(exec, x, buffer_append(exec->tape, seed));
 }
 
+void tape_watch(Tape *tape, TapeWatch watch)
+{
+    tape->watch = watch;
+}
+
+static uintptr_t gradient_end(Parameter parameter)
+{
+    return tensor_present(parameter.grad) ? (uintptr_t)parameter.grad.data + tensor_bytes(parameter.grad) : 0;
+}
+
+/* Parameters lie in the order of their use, or nearly, so what a tape has still to visit is what lies below an address. */
+static void find_below(Tape *tape)
+{
+    uintptr_t below = 0;
+    for (int i = 0; i < tape->entries; i++) {
+        TapeEntry *entry = &tape->entry[i];
+        uintptr_t weight = gradient_end(entry->weight), bias = gradient_end(entry->bias);
+        entry->below = below;
+        below = weight > below ? weight : below;
+        below = bias > below ? bias : below;
+    }
+}
+
 void tape_backward(Exec *exec)
 {
     Tape *tape = exec->tape;
     REQUIRE(tape, "backward without a tape");
+    if (tape->watch.complete)
+        find_below(tape);
     for (int i = tape->entries - 1; i >= 0; i--) {
         TapeEntry entry = tape->entry[i];
         entry.backward(exec, &entry);
+        if (tape->watch.complete)
+            tape->watch.complete(tape->watch.context, (const void *)entry.below);
     }
     tape_reset(tape);
 }

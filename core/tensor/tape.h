@@ -22,6 +22,13 @@ void tape_reset(Tape *tape);
 /* d loss / d x, same number of elements, added to what is there. For losses computed outside this room; `gradient` must
  * live until tape_backward() ends, and is not written. */
 void tape_seed(Exec *exec, Tensor x, Tensor gradient);
+/* Told by tape_backward as it goes: gradients of parameters from the address `from` on get nothing more from this tape (once the device has done what it was
+ * asked for so far). NULL: none does. */
+typedef struct TapeWatch {
+    void *context;
+    void (*complete)(void *context, const void *from); /* NULL: nobody is told */
+} TapeWatch;
+void tape_watch(Tape *tape, TapeWatch watch);
 /* Run all recorded backwards, last first, then forget them. */
 void tape_backward(Exec *exec);
 

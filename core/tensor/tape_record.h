@@ -17,6 +17,7 @@ struct TapeEntry {
     TapeBackward backward;
     Tensor x, y;
     Parameter weight, bias; /* norm: gain and bias */
+    uintptr_t below; /* no entry before this one adds to a gradient at this address or above; made by tape_backward */
     union {
         struct {
             NormForwardArgs args;

@@ -1,10 +1,8 @@
-/* optimizer.c -- one AdamW update: norm over all slices, clip, update the own slice, gather the parameters. */
+/* optimizer.c -- one AdamW update: norm over all slices, clip, update the own slices, gather the parameters. */
 #include "core/train/optimizer.h"
 
 #include <assert.h>
 #include <math.h>
-
-#include "core/base/memory.h"
 
 /* One row per key for both lists; what differs between them is the defaults and the reasons. */
 #define OPTIMIZER_ROWS(lr_, lr_help, epsilon_, epsilon_help, decay_, decay_help, form_, form_help, schedule_,          \
@@ -86,77 +84,75 @@ const int optimizer_ppo_keys_count = sizeof optimizer_ppo_keys / sizeof *optimiz
 void optimizer_open(Optimizer *optimizer, const OptimizerConfig *config, const Params *params, const Comm *comm,
                     Device *device, Arena *arena, int64_t steps_total)
 {
-    int ranks = comm_size(comm);
     *optimizer = (Optimizer){.config = *config, .steps_total = steps_total};
-    optimizer->slice = shard_slice(params->count, ranks, comm_rank(comm));
-    int64_t count = optimizer->slice.to - optimizer->slice.from;
+    int64_t count = shard_owned(params->count, comm_size(comm), comm_rank(comm));
     optimizer->exp_avg = tensor_new1(arena, DTYPE_F32, count);
     optimizer->exp_avg_sq = tensor_new1(arena, DTYPE_F32, count);
     tensor_zero(device, optimizer->exp_avg);
     tensor_zero(device, optimizer->exp_avg_sq);
-    optimizer->block_offsets = memory_new((size_t)ranks + 1, sizeof *optimizer->block_offsets);
-    for (int rank = 0; rank < ranks; rank++) {
-        Span slice = shard_slice(params->count, ranks, rank);
-        int64_t blocks = (slice.to - slice.from + SUM_BLOCK - 1) / SUM_BLOCK;
-        optimizer->block_offsets[rank + 1] = optimizer->block_offsets[rank] + (size_t)blocks * sizeof(double);
-    }
-}
-
-void optimizer_close(Optimizer *optimizer)
-{
-    memory_free(&optimizer->block_offsets);
 }
 
 /* The norm of the whole gradient, and the factor that clips it, on the device. Every rank adds all blocks in order, so all have the same bits. */
 static void gradient_norm(Optimizer *optimizer, Comm *comm, Exec *exec, Tensor gradient, Tensor scale, Tensor norm)
 {
-    int ranks = comm_size(comm), rank = comm_rank(comm);
-    size_t own = optimizer->block_offsets[rank], end = optimizer->block_offsets[rank + 1];
-    int64_t own_blocks = (int64_t)((end - own) / sizeof(double));
-    int64_t blocks = (int64_t)(optimizer->block_offsets[ranks] / sizeof(double));
-    Tensor block = tensor_new1(exec->step, DTYPE_F64, blocks);
-    if (own_blocks)
-        sum_squares(exec, gradient, tensor_range(block, (int64_t)(own / sizeof(double)), own_blocks));
-    gather_parts(comm, exec, block, optimizer->block_offsets);
+    int64_t count = tensor_count(gradient);
+    Tensor block = tensor_new1(exec->step, DTYPE_F64, (count + SUM_BLOCK - 1) / SUM_BLOCK);
+    for (int64_t stripe = 0; stripe < shard_stripes(count); stripe++) {
+        Span slice = shard_slice(count, comm_size(comm), comm_rank(comm), stripe);
+        int64_t blocks = (slice.to - slice.from + SUM_BLOCK - 1) / SUM_BLOCK;
+        if (blocks)
+            sum_squares(exec, tensor_range(gradient, slice.from, slice.to - slice.from),
+                        tensor_range(block, slice.from / SUM_BLOCK, blocks));
+    }
+    gather_slices(comm, exec, block, count, SUM_BLOCK);
     clip_scale(exec, block, optimizer->config.clip, scale, norm);
 }
 
-/* AdamW on the part of [from, to) that this rank owns. */
+/* AdamW on the part of [from, to) that lies in this slice, whose moments begin at `moments`. */
 static void update_range(Optimizer *optimizer, Exec *exec, const Params *params, Tensor grad, Tensor scale, double lr,
-                         Span range, bool decay)
+                         Span slice, int64_t moments, Span range, bool decay)
 {
     const OptimizerConfig *config = &optimizer->config;
-    Span slice = optimizer->slice;
     int64_t from = range.from > slice.from ? range.from : slice.from;
     int64_t to = range.to < slice.to ? range.to : slice.to;
     if (from >= to)
         return;
-    int64_t count = to - from, at = from - slice.from;
+    int64_t count = to - from, at = moments + from - slice.from;
     Tensor copy = tensor_present(params->narrow) ? tensor_range(params->narrow, from, count) : tensor_absent();
     adamw(exec, config->form, tensor_range(params->value, from, count), copy, tensor_range(grad, from, count),
           tensor_range(optimizer->exp_avg, at, count), tensor_range(optimizer->exp_avg_sq, at, count), scale,
           optimizer->steps + 1, lr, config->beta1, config->beta2, config->epsilon, decay ? config->weight_decay : 0.0);
 }
 
-void optimizer_ask(Optimizer *optimizer, Comm *comm, Exec *exec, Params *params, Tensor grad, Tensor norm, double *lr)
+/* Neighbours that agree on decay are one range; the gaps between views hold zeros, whose update is zero. */
+static void update_slice(Optimizer *optimizer, Exec *exec, const Params *params, Tensor grad, Tensor scale, double lr,
+                         Span slice, int64_t moments)
 {
-    REQUIRE(tensor_count(grad) == params->count, "a gradient of %lld floats for %lld parameters",
-            (long long)tensor_count(grad), (long long)params->count);
-    Span slice = optimizer->slice;
-    size_t mark = arena_mark(exec->step);
-    Tensor scale = tensor_new1(exec->step, DTYPE_F32, 1);
-    gradient_norm(optimizer, comm, exec, tensor_range(grad, slice.from, slice.to - slice.from), scale, norm);
-    *lr = optimizer->config.lr * schedule_factor(&optimizer->config.schedule, optimizer->steps, optimizer->steps_total);
-    /* Neighbours that agree on decay are one range; the gaps between views hold zeros, whose update is zero. */
     for (int view = 0; view < params->views;) {
         bool decay = params->view[view].decay;
         int64_t from = params->view[view].offset;
         while (view < params->views && params->view[view].decay == decay)
             view++;
         int64_t to = view < params->views ? params->view[view].offset : params->count;
-        update_range(optimizer, exec, params, grad, scale, *lr, (Span){from, to}, decay);
+        update_range(optimizer, exec, params, grad, scale, lr, slice, moments, (Span){from, to}, decay);
     }
-    gather_slices(comm, exec, params->value);
+}
+
+void optimizer_ask(Optimizer *optimizer, Comm *comm, Exec *exec, Params *params, Tensor grad, Tensor norm, double *lr)
+{
+    REQUIRE(tensor_count(grad) == params->count, "a gradient of %lld floats for %lld parameters",
+            (long long)tensor_count(grad), (long long)params->count);
+    size_t mark = arena_mark(exec->step);
+    Tensor scale = tensor_new1(exec->step, DTYPE_F32, 1);
+    gradient_norm(optimizer, comm, exec, grad, scale, norm);
+    *lr = optimizer->config.lr * schedule_factor(&optimizer->config.schedule, optimizer->steps, optimizer->steps_total);
+    int64_t moments = 0;
+    for (int64_t stripe = 0; stripe < shard_stripes(params->count); stripe++) {
+        Span slice = shard_slice(params->count, comm_size(comm), comm_rank(comm), stripe);
+        update_slice(optimizer, exec, params, grad, scale, *lr, slice, moments);
+        moments += slice.to - slice.from;
+    }
+    gather_slices(comm, exec, params->value, params->count, 1);
     if (comm_size(comm) > 1)
         params_narrow(exec->device, params); /* the slices of other ranks */
     optimizer->steps++;

@@ -1,6 +1,6 @@
 /* optimizer.h -- AdamW over a slice of the flat parameters, and the keys that steer it.
  *
- * Each rank holds moments of, and updates, its own slice (shard_slice) and all gather the parameters after: the layout of ZeRO stage 1
+ * Each rank holds moments of, and updates, its own slices (shard_slice) and all gather the parameters after: the layout of ZeRO stage 1
  * (Rajbhandari et al. 2020). Every element's update depends on that element alone, so the bits are those of one rank. */
 #ifndef CORE_TRAIN_OPTIMIZER_H
 #define CORE_TRAIN_OPTIMIZER_H
@@ -26,20 +26,17 @@ extern const int optimizer_ppo_keys_count;
 
 typedef struct Optimizer {
     OptimizerConfig config;
-    Span slice;                 /* of the flat buffer, owned by this rank */
-    Tensor exp_avg, exp_avg_sq; /* (slice) F32 */
+    Tensor exp_avg, exp_avg_sq; /* (shard_owned) F32: of this rank's slices, one after another */
     int64_t steps;              /* updates done */
     int64_t steps_total;        /* of the schedule */
-    size_t *block_offsets;      /* bytes; where each rank's sums of squares of blocks begin among all (size + 1) */
 } Optimizer;
 
-/* Moments are zero. Allocates them from `arena` (model lifetime), and a little host memory. [local] */
+/* Moments are zero. Allocates them from `arena` (model lifetime). [local] */
 void optimizer_open(Optimizer *optimizer, const OptimizerConfig *config, const Params *params, const Comm *comm,
                     Device *device, Arena *arena, int64_t steps_total);
-void optimizer_close(Optimizer *optimizer);
 /* One update from reduced gradients: the norm over all slices (sums of fixed blocks, in order), clipping, AdamW on this rank's slice, all-gather. Nothing is read
  * back: *lr is the log's, and `norm` (1) F64 on the device is for optimizer_check once the caller has read it.
- * grad: (count) F32 whose own slice holds the sum. [collective] */
+ * grad: (count) F32 whose own slices hold the sum. [collective] */
 void optimizer_ask(Optimizer *optimizer, Comm *comm, Exec *exec, Params *params, Tensor grad, Tensor norm, double *lr);
 /* STATUS_NUMERIC: the gradient was not finite, and that update has changed nothing. [local] */
 Status optimizer_check(Optimizer *optimizer, double norm);

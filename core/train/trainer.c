@@ -16,12 +16,14 @@ static int log2_of(int64_t value)
 }
 
 Status trainer_open(Trainer *trainer, Model *model, Comm *comm, const OptimizerConfig *optimizer, int64_t lanes,
-                    int64_t steps_total, Arena *arena)
+                    ReduceKind reduce, int64_t steps_total, Arena *arena)
 {
+    int ranks = comm_size(comm);
     *trainer = (Trainer){.model = model, .comm = comm, .lanes = lanes};
-    TRY(shard_check(lanes, comm_size(comm)));
+    TRY(shard_check(lanes, ranks, reduce == REDUCE_EXACT));
+    reduce_open(&trainer->reduction, reduce, comm);
     optimizer_open(&trainer->optimizer, optimizer, &model->params, comm, model->device, arena, steps_total);
-    trainer->buffers = 1 + log2_of(lanes / comm_size(comm));
+    trainer->buffers = 1 + log2_of((lanes + ranks - 1) / ranks);
     trainer->buffer = memory_new((size_t)trainer->buffers, sizeof *trainer->buffer);
     trainer->tape = tape_open();
     return status_ok();
@@ -29,7 +31,7 @@ Status trainer_open(Trainer *trainer, Model *model, Comm *comm, const OptimizerC
 
 void trainer_close(Trainer *trainer)
 {
-    optimizer_close(&trainer->optimizer);
+    reduce_close(&trainer->reduction);
     memory_free(&trainer->buffer);
     if (trainer->tape)
         tape_close(trainer->tape);
@@ -91,30 +93,92 @@ static void sum_units(Comm *comm, int64_t lanes, int64_t units, int64_t width, c
     memory_return(&all);
 }
 
+/* The end of this rank's lanes: what waits in the buffers is joined and summed over ranks, stripe by stripe, from the last one down, as backward leaves them. */
+typedef struct Ending {
+    Trainer *trainer;
+    Exec *exec;
+    int waiting;    /* buffers; the last unit's gradients go to the last of them */
+    int64_t joined; /* floats from here on are */
+} Ending;
+
+/* Floats from `at` on are final in all buffers. */
+static void ending_from(Ending *ending, int64_t at)
+{
+    Trainer *trainer = ending->trainer;
+    int64_t count = trainer->model->params.count, from = count;
+    for (int64_t stripe = shard_stripes(count) - 1; stripe >= 0 && shard_stripe(count, stripe).from >= at; stripe--)
+        from = shard_stripe(count, stripe).from;
+    if (from == ending->joined)
+        return;
+    for (int right = ending->waiting - 1; right > 0; right--) {
+        Tensor into = tensor_range(trainer->buffer[right - 1], from, ending->joined - from);
+        add(ending->exec, into, into, tensor_range(trainer->buffer[right], from, ending->joined - from), 1.0f);
+    }
+    ending->joined = from;
+    reduce_from(&trainer->reduction, from);
+}
+
+/* Of the tape: gradients from this address on are final. */
+static void ending_told(void *context, const void *from)
+{
+    Ending *ending = context;
+    Tensor last = ending->trainer->buffer[ending->waiting - 1];
+    uintptr_t begins = (uintptr_t)last.data, at = (uintptr_t)from, bytes = tensor_bytes(last);
+    uintptr_t offset = at < begins ? 0 : at - begins < bytes ? at - begins : bytes;
+    ending_from(ending, (int64_t)((offset + sizeof(float) - 1) / sizeof(float)));
+}
+
+/* The last unit of a rank; its backward is followed where that gains anything. */
+static Status walk_last_unit(Trainer *trainer, Exec *exec, const Walk *walk, int64_t unit, Ending *ending)
+{
+    if (reduce_overlaps(&trainer->reduction))
+        tape_watch(trainer->tape, (TapeWatch){ending, ending_told});
+    Status status = walk_unit(walk, exec, unit);
+    tape_watch(trainer->tape, (TapeWatch){0});
+    return status;
+}
+
 /* Gradients of this rank's lanes, joined like the carries of a binary counter: `level[i]` lanes' worth of doublings wait in buffer i.
- * The sum ends in buffer 0. */
-static Status accumulate_lanes(Trainer *trainer, Exec *exec, const Walk *walk, int64_t units)
+ * The last lane's join all that wait. */
+static Status accumulate_lanes(Trainer *trainer, Exec *exec, const Walk *walk, int64_t units, Ending *ending)
 {
     Comm *comm = trainer->comm;
     Span lanes = shard_lanes(trainer->lanes, comm_size(comm), comm_rank(comm));
-    int level[64], waiting = 0;
+    int level[64];
     for (int64_t lane = lanes.from; lane < lanes.to; lane++) {
+        int waiting = ending->waiting++;
         REQUIRE(waiting < trainer->buffers, "%d gradient buffers are all in use", trainer->buffers);
-        Tensor current = trainer->buffer[waiting];
-        tensor_zero(exec->device, current);
-        params_set_grad(&trainer->model->params, current);
+        tensor_zero(exec->device, trainer->buffer[waiting]);
+        params_set_grad(&trainer->model->params, trainer->buffer[waiting]);
         Span own = shard_units(units, trainer->lanes, lane);
-        for (int64_t unit = own.from; unit < own.to; unit++)
-            TRY(walk_unit(walk, exec, unit));
-        level[waiting++] = 0;
-        while (waiting > 1 && level[waiting - 2] == level[waiting - 1]) {
-            Tensor left = trainer->buffer[waiting - 2], right = trainer->buffer[waiting - 1];
+        for (int64_t unit = own.from; unit < own.to; unit++) {
+            bool last = lane == lanes.to - 1 && unit == own.to - 1;
+            TRY(last ? walk_last_unit(trainer, exec, walk, unit, ending) : walk_unit(walk, exec, unit));
+        }
+        level[waiting] = 0;
+        while (lane < lanes.to - 1 && waiting > 0 && level[waiting - 1] == level[waiting]) {
+            Tensor left = trainer->buffer[waiting - 1], right = trainer->buffer[waiting];
             add(exec, left, left, right, 1.0f);
-            level[--waiting - 1]++;
+            level[--waiting]++;
+            ending->waiting--;
         }
     }
-    REQUIRE(waiting == 1, "%d lanes of a rank are no power of two", (int)(lanes.to - lanes.from));
     return status_ok();
+}
+
+/* The sum of all ranks' gradients, in buffer 0. A rank that fails comes to the exchange all the same, or its peers would wait for it for ever. */
+static Status sum_gradients(Trainer *trainer, Exec *exec, const Walk *walk, int64_t units)
+{
+    Ending ending = {.trainer = trainer, .exec = exec, .joined = trainer->model->params.count};
+    reduce_begin(&trainer->reduction, exec, trainer->buffer[0]);
+    Status status = accumulate_lanes(trainer, exec, walk, units, &ending);
+    if (status_failed(status) && ending.joined == trainer->model->params.count) {
+        tensor_zero(exec->device, trainer->buffer[0]);
+        ending.waiting = 1;
+    }
+    ending_from(&ending, 0);
+    reduce_end(&trainer->reduction);
+    return status;
 }
 
 int64_t trainer_figures(const Trainer *trainer, int64_t units, int stats_count)
@@ -138,16 +202,14 @@ Status trainer_ask(Trainer *trainer, Exec *exec, int64_t units, UnitFunction uni
         trainer->buffer[i] = tensor_new1(exec->step, DTYPE_F32, params->count);
     Walk walk = walk_new(comm, exec, trainer->lanes, units, unit, context, stats_count, figures);
     exec->tape = trainer->tape;
-    Status status = accumulate_lanes(trainer, exec, &walk, units);
+    Status status = sum_gradients(trainer, exec, &walk, units);
     exec->tape = tape;
     /* Outside a step a model's gradients go nowhere: a stray backward must not reach a buffer of the next step. */
     params_set_grad(params, tensor_absent());
     status = comm_agree(comm, status);
-    if (!status_failed(status)) {
-        reduce_slices(comm, exec, trainer->buffer[0]);
+    if (!status_failed(status))
         optimizer_ask(&trainer->optimizer, comm, exec, params, trainer->buffer[0],
                       tensor_range(figures, counted - 1, 1), &report->lr);
-    }
     arena_rewind(exec->step, mark);
     return status;
 }
@@ -179,7 +241,7 @@ Status trainer_step(Trainer *trainer, Exec *exec, int64_t units, UnitFunction un
 Status units_evaluate(Comm *comm, Exec *exec, int64_t lanes, int64_t units, UnitFunction unit, void *context,
                       int stats_count, double *stats)
 {
-    TRY(shard_check(lanes, comm_size(comm)));
+    TRY(shard_check(lanes, comm_size(comm), false));
     Tape *tape = exec->tape;
     size_t mark = arena_mark(exec->step);
     Walk walk = walk_new(comm, exec, lanes, units, unit, context, stats_count, tensor_absent());

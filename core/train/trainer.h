@@ -1,7 +1,7 @@
 /* trainer.h -- one optimizer step over a list of units, with bits that do not depend on who computes: SFT, reward model, actor and critic alike.
  *
  * A unit is a micro-batch whose content is a function of configuration and data. Units go to `lanes` contiguously; in a lane gradients
- * accumulate in order; lanes join in a binary tree, first inside a rank, then across ranks (reduce.h). Statistics are doubles per unit, gathered and
+ * accumulate in order; lanes join in a binary tree, first inside a rank, then across ranks (reduce.h), the last of it while the last unit's backward goes on. Statistics are doubles per unit, gathered and
  * added in unit order on every rank. Gradients live in the step arena, so trainers that step in turn, and whatever else comes between steps, share
  * that memory. Losses carry their global normaliser in the weights (known before the step), so accumulation changes nothing. */
 #ifndef CORE_TRAIN_TRAINER_H
@@ -19,10 +19,11 @@ typedef struct Trainer {
     int64_t lanes;
     Tensor *buffer; /* 1 + log2(lanes / ranks) gradient buffers (count), in the step arena while a step lasts */
     int buffers;
+    Reduction reduction;
     Tape *tape;
 } Trainer;
 
-/* Forward, loss and backward of one unit. Gradients accumulate into the model's parameters' grad; `stats` (stats_count) F64 on the device, zeroed, is the
+/* Forward, loss and backward of one unit. Gradients accumulate into the model's parameters' grad, and nothing is added behind tape_backward; `stats` (stats_count) F64 on the device, zeroed, is the
  * unit's own. exec->tape is set (the unit runs
  * tape_backward), or NULL in units_evaluate. The step arena is rewound after each unit. */
 typedef Status (*UnitFunction)(void *context, int64_t unit, Exec *exec, Tensor stats);
@@ -34,7 +35,7 @@ typedef struct StepReport {
 
 /* Lanes and ranks must satisfy shard_check. `arena` keeps the moments. */
 Status trainer_open(Trainer *trainer, Model *model, Comm *comm, const OptimizerConfig *optimizer, int64_t lanes,
-                    int64_t steps_total, Arena *arena);
+                    ReduceKind reduce, int64_t steps_total, Arena *arena);
 void trainer_close(Trainer *trainer);
 /* A step in two halves, so that several share one wait of the host for the device: `ask` asks the device for all of it and leaves its figures in `figures`
  * (trainer_figures doubles: this rank's statistics by unit, then the gradient's norm); `learn`, given them, fills the report. An error of any rank's unit changes

@@ -163,7 +163,6 @@ static CheckpointModel checkpoint_model(Checkpoint *own)
                              .model = &own->model,
                              .exp_avg = own->exp_avg,
                              .exp_avg_sq = own->exp_avg_sq,
-                             .slice = {0, own->model.params.count},
                              .optimizer_steps = &own->steps};
 }
 

@@ -73,7 +73,8 @@ static Status train_open(Bench *bench, void **self)
     train->token = memory_new((size_t)all, sizeof *train->token);
     tokens_random(7, train->model.shape.vocab, all, train->token);
     int64_t lanes = bench_int(bench, "lanes", comm_size(bench->comm));
-    TRY(trainer_open(&train->trainer, &train->model, bench->comm, &optimizer, lanes, 1000, &bench->model));
+    TRY(trainer_open(&train->trainer, &train->model, bench->comm, &optimizer, lanes, REDUCE_EXACT, 1000,
+                     &bench->model));
     train->trainer_opened = true;
     return status_ok();
 }

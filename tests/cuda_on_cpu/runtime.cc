@@ -358,6 +358,14 @@ cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
 
 /* --- Copies --- */
 
+static unsigned long long copies_out; /* to the host, asked for */
+
+extern "C" uint64_t cuda_on_cpu_copies_out(void);
+uint64_t cuda_on_cpu_copies_out(void)
+{
+    return copies_out;
+}
+
 static bool place_fits(const void *at, size_t bytes, bool on_device)
 {
     return on_device ? device_memory_holds(at, bytes) : !device_memory_has(at);
@@ -384,6 +392,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
         return cudaSuccess;
     if (!place_fits(to, bytes, to_device) || !place_fits(from, bytes, from_device))
         return refuse(cudaErrorInvalidValue);
+    copies_out += from_device && !to_device;
     bool pageable_from = !from_device && !pinned_has(from), pageable_to = !to_device && !pinned_has(to);
     if (stream_is_capturing(stream) && (pageable_from || pageable_to))
         return refuse(cudaErrorStreamCaptureUnsupported);

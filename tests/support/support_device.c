@@ -18,5 +18,5 @@ void support_device_open(Device *device)
     assert_string_equal(kind, "cuda");
     if (status_failed(cuda_devices_count(&count)))
         support_skip("cuda", "%s", status_message());
-    assert_ok(device_open_cuda(device, &(CudaOptions){.threads = 1}));
+    assert_ok(device_open_cuda(device, &(CudaOptions){.index = status_rank() % count, .threads = 1}));
 }

@@ -4,7 +4,7 @@
 
 #include "core/tensor/device.h"
 
-/* One thread of the CPU; with TERCET_TEST_DEVICE=cuda a GPU, and the test is skipped where there is none. Any failure fails the test. */
+/* One thread of the CPU; with TERCET_TEST_DEVICE=cuda a GPU, each rank another where there are enough, and the test is skipped where there is none. Any failure fails the test. */
 void support_device_open(Device *device);
 
 #endif
