@@ -136,8 +136,8 @@ Status devices_open_dry(void *context, Device *device)
 }
 
 /* Rank 0 plans for all: each would tokenise the same data into the same file. The context is there already. */
-Status devices_check_memory(const Bootstrap *bootstrap, const DeviceWish *wish, const Device *device,
-                            const StageRow *row, const Config *config)
+Status devices_check_memory(const Bootstrap *bootstrap, const DeviceWish *wish, Device *device, const StageRow *row,
+                            const Config *config)
 {
     Comm *comm = bootstrap->comm;
     size_t unused = device_cuda_unused_bytes(device), wanted = 0;
@@ -152,6 +152,7 @@ Status devices_check_memory(const Bootstrap *bootstrap, const DeviceWish *wish, 
     }
     TRY(comm_agree(comm, status));
     comm_broadcast(comm, 0, &wanted, sizeof wanted);
+    device_cuda_plan(device, wanted);
     if (wanted > unused)
         status = status_error(STATUS_MEMORY,
                               "%s takes %s of GPU memory by its plan, and %s are unused: see `tercet plan`; smaller "

@@ -36,8 +36,8 @@ typedef struct DevicePlan {
 /* A StageDryDevice whose context is a DevicePlan: computes nothing, and has the scratch of the device that the wish would come to here. */
 Status devices_open_dry(void *plan, Device *device);
 /* STATUS_MEMORY, with both figures, on every rank when a rank's GPU has less memory than the stage will take by its plan; nothing on the CPU. [collective] */
-Status devices_check_memory(const Bootstrap *bootstrap, const DeviceWish *wish, const Device *device,
-                            const StageRow *row, const Config *config);
+Status devices_check_memory(const Bootstrap *bootstrap, const DeviceWish *wish, Device *device, const StageRow *row,
+                            const Config *config);
 /* A line about GPUs for --version: how many, or why none. */
 const char *devices_cuda_line(void);
 

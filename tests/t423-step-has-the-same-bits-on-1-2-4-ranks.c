@@ -20,7 +20,7 @@
 #include "core/train/trainer.h"
 #include "kernels/cpu/device_cpu.h"
 
-enum { VOCAB = 100, POSITIONS = 16, SEQUENCE = 9, STEPS = 5, TOTAL_STEPS = 40 };
+enum { VOCAB = 100, POSITIONS = 16, SEQUENCE = 9, STEPS_MAX = 5, TOTAL_STEPS = 40 };
 
 static Comm *world_comm;
 static Device gpu; /* all worlds' where it is opened: NCCL works on one device */
@@ -66,6 +66,12 @@ typedef struct World {
     int64_t fail_unit, nan_unit; /* -1: none */
     int64_t units_run;
 } World;
+
+/* Emulation takes its time, and two steps have both orders of waiting. */
+static int steps_taken(void)
+{
+    return gpu.backend ? 2 : STEPS_MAX;
+}
 
 static void world_open_on(World *world, Device *device, Comm *comm, int64_t lanes)
 {
@@ -224,7 +230,7 @@ static void run_steps(Comm *comm, ReduceKind reduce, int64_t lanes, int64_t unit
     if (!host_visible && !gpu.backend)
         world.device->backend = &world.hidden;
     world.per_unit = 2;
-    for (int step = 0; step < STEPS; step++)
+    for (int step = 0; step < steps_taken(); step++)
         assert_ok(world_step(&world, units, &reports[step]));
     *units_run = world.units_run;
     *state = world_state(&world);
@@ -240,25 +246,25 @@ static void test_bits_do_not_depend_on_ranks(void **state)
         for (size_t u = 0; u < sizeof unit_counts / sizeof *unit_counts; u++)
             for (int visible = 0; visible < 2; visible++) {
                 int64_t units = unit_counts[u], run_alone = 0, run_together = 0;
-                if ((!visible && (u || gpu.backend)) || (gpu.backend && (lanes > 4 || units == 8)))
+                if ((!visible && (u || gpu.backend)) || (gpu.backend && (lanes > 4 || units == 8 || units == 3)))
                     continue;
                 State alone, together;
-                StepReport report_alone[STEPS], report_together[STEPS];
+                StepReport report_alone[STEPS_MAX], report_together[STEPS_MAX];
                 run_steps(comm_self(), REDUCE_EXACT, lanes, units, true, &alone, report_alone, &run_alone);
                 run_steps(world_comm, REDUCE_EXACT, lanes, units, visible, &together, report_together, &run_together);
                 char what[64];
                 snprintf(what, sizeof what, "%d lanes, %d units", (int)lanes, (int)units);
                 assert_same_state(alone, together, what);
-                assert_memory_equal(report_alone, report_together, sizeof report_alone);
-                for (int step = 0; step < STEPS; step++) {
+                assert_memory_equal(report_alone, report_together, (size_t)steps_taken() * sizeof *report_alone);
+                for (int step = 0; step < steps_taken(); step++) {
                     assert_true(isfinite(report_alone[step].stats[NLL_LOSS]) && report_alone[step].grad_norm > 0);
                     if (units == 11)
                         assert_true(report_alone[step].grad_norm > adam.clip); /* clipping is at work */
                 }
                 /* Work is shared, not repeated. */
                 Span own = shard_rank_units(units, lanes, ranks, rank);
-                assert_int_equal(run_alone, STEPS * units);
-                assert_int_equal(run_together, STEPS * (own.to - own.from));
+                assert_int_equal(run_alone, steps_taken() * units);
+                assert_int_equal(run_together, steps_taken() * (own.to - own.from));
                 memory_free(&alone.bytes);
                 memory_free(&together.bytes);
             }
@@ -271,15 +277,15 @@ static void test_fast_is_near_and_repeats(void **state)
     const int64_t unit_counts[] = {11, 3};
     for (int u = 0; u < (gpu.backend ? 1 : 2); u++) {
         State exact, fast, again;
-        StepReport exactly[STEPS], once[STEPS], twice[STEPS];
+        StepReport exactly[STEPS_MAX], once[STEPS_MAX], twice[STEPS_MAX];
         int64_t run = 0, units = unit_counts[u];
         run_steps(comm_self(), REDUCE_EXACT, 8, units, true, &exact, exactly, &run);
         run_steps(world_comm, REDUCE_FAST, 8, units, false, &fast, once, &run);
         run_steps(world_comm, REDUCE_FAST, 8, units, true, &again, twice, &run);
         Span own = shard_rank_units(units, 8, comm_size(world_comm), comm_rank(world_comm));
-        assert_int_equal(run, STEPS * (own.to - own.from));
+        assert_int_equal(run, steps_taken() * (own.to - own.from));
         assert_same_state(fast, again, "a second fast run");
-        assert_memory_equal(once, twice, sizeof once);
+        assert_memory_equal(once, twice, (size_t)steps_taken() * sizeof *once);
         char *first = memory_new(fast.size, 1);
         memcpy(first, fast.bytes, fast.size);
         comm_broadcast(world_comm, 0, first, fast.size);
@@ -290,7 +296,7 @@ static void test_fast_is_near_and_repeats(void **state)
                       support_relative_l2((float *)fast.bytes + floats, (float *)exact.bytes + floats, floats));
         assert_relative_l2((float *)fast.bytes, (float *)exact.bytes, floats, 1e-5);
         assert_relative_l2((float *)fast.bytes + floats, (float *)exact.bytes + floats, floats, 1e-4);
-        for (int step = 0; step < STEPS; step++)
+        for (int step = 0; step < steps_taken(); step++)
             assert_close(once[step].grad_norm, exactly[step].grad_norm, 1e-5 * exactly[step].grad_norm, 0);
         memory_free(&first);
         memory_free(&exact.bytes);
@@ -428,7 +434,7 @@ static void check_failed_step(int64_t fail_unit, int64_t nan_unit, StatusCode co
 static void test_failing_unit_fails_everywhere(void **state)
 {
     (void)state;
-    for (int64_t unit = 0; unit < 11; unit += 5) {
+    for (int64_t unit = 0; unit < 11; unit += gpu.backend ? 10 : 5) {
         char part[64];
         snprintf(part, sizeof part, "unit %d is malformed", (int)unit);
         check_failed_step(unit, -1, STATUS_INPUT, part);

@@ -1,6 +1,7 @@
 /* arena.c -- bump allocation over reserved addresses. */
 #include "core/base/arena.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -18,10 +19,12 @@ static void *host_reserve(void *self, size_t bytes)
     return base;
 }
 
-static bool host_commit(void *self, void *base, size_t from, size_t to)
+static Status host_commit(void *self, void *base, size_t from, size_t to)
 {
     (void)self;
-    return mprotect((char *)base + from, to - from, PROT_READ | PROT_WRITE) == 0;
+    if (mprotect((char *)base + from, to - from, PROT_READ | PROT_WRITE) == 0)
+        return status_ok();
+    return status_error(STATUS_MEMORY, "the system refused: %s", strerror(errno));
 }
 
 static void host_release(void *self, void *base, size_t bytes)
@@ -105,8 +108,10 @@ void *arena_alloc(Arena *arena, size_t bytes)
             arena->reserved);
     if (end > arena->committed) {
         size_t target = round_up(end, COMMIT_STEP_BYTES);
-        REQUIRE(arena->memory.commit(arena->memory.self, arena->base, arena->committed, target),
-                "arena %s: the system refused to grow it from %zu to %zu bytes", arena->name, arena->committed, target);
+        Status grown = arena->memory.commit(arena->memory.self, arena->base, arena->committed, target);
+        if (status_failed(grown))
+            status_leave(grown.code, "out of memory: arena %s cannot grow from %zu to %zu bytes: %s", arena->name,
+                         arena->committed, target, status_message());
         arena->committed = target;
     }
     arena->used = end;

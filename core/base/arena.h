@@ -25,8 +25,8 @@ typedef struct ArenaMemory {
     void *self;
     /* Addresses for `bytes`, not yet usable. NULL: refused. */
     void *(*reserve)(void *self, size_t bytes);
-    /* Make [base + from, base + to) usable. */
-    bool (*commit)(void *self, void *base, size_t from, size_t to);
+    /* Make [base + from, base + to) usable. STATUS_MEMORY, with what there is in words. */
+    Status (*commit)(void *self, void *base, size_t from, size_t to);
     void (*release)(void *self, void *base, size_t bytes);
     bool host_visible;  /* false: the arena never touches the bytes itself */
     size_t total_bytes; /* how much there is; 0: the machine's physical memory */
@@ -44,8 +44,9 @@ ArenaMemory arena_memory_host(void);
 /* `limit_bytes` 0: as much as there is. [local] */
 Status arena_open(Arena *arena, const char *name, ArenaMemory memory, size_t limit_bytes);
 void arena_close(Arena *arena);
-/* `bytes` aligned to ARENA_ALIGN, contents undefined. Running over the limit, or out of memory, aborts with the arena's
- * name and figures: the plan is checked before the first step, so this is a programmer's error. */
+/* `bytes` aligned to ARENA_ALIGN, contents undefined. Running over the limit aborts with the arena's
+ * name and figures: the plan is checked before the first step, so this is a programmer's error. Where the system refuses all the same, the program leaves with
+ * STATUS_MEMORY and both figures (status_leave): there is no way on from the middle of a step. */
 void *arena_alloc(Arena *arena, size_t bytes) __attribute__((returns_nonnull));
 size_t arena_mark(const Arena *arena);
 /* Drop everything allocated since `mark`. */

@@ -5,11 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MESSAGE_BYTES = 4096 };
 
 static _Thread_local char message[MESSAGE_BYTES];
 static int process_rank;
+static void (*process_leave)(StatusCode code);
 
 Status status_error(StatusCode code, const char *format, ...)
 {
@@ -71,6 +73,25 @@ void status_abort(const char *file, int line, const char *condition, const char 
     fputc('\n', stderr);
     fflush(stderr);
     abort();
+}
+
+void status_leave(StatusCode code, const char *format, ...)
+{
+    fprintf(stderr, "tercet: rank %d: ", process_rank);
+    va_list arguments;
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fputc('\n', stderr);
+    fflush(stderr);
+    if (process_leave)
+        process_leave(code);
+    _exit((int)code);
+}
+
+void status_on_leave(void (*leave)(StatusCode code))
+{
+    process_leave = leave;
 }
 
 void status_set_rank(int rank)

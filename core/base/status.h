@@ -74,6 +74,10 @@ const char *status_name(StatusCode code);
 /* A programmer's error: prints file, line, rank and the formatted values, then aborts (the launcher ends the job). */
 void status_abort(const char *file, int line, const char *condition, const char *format, ...)
     __attribute__((noreturn, format(printf, 4, 5)));
+/* An operating failure with no way back up (memory that the system refuses in the middle of a step): says so, and ends the program with the code. */
+void status_leave(StatusCode code, const char *format, ...) __attribute__((noreturn, format(printf, 2, 3)));
+/* What takes the other ranks along when this one leaves so; launch/bootstrap sets it once. */
+void status_on_leave(void (*leave)(StatusCode code));
 /* The rank printed by aborts and logs; launch/bootstrap sets it once. */
 void status_set_rank(int rank);
 int status_rank(void);

@@ -32,13 +32,13 @@ static void *dry_reserve(void *self, size_t bytes)
     return (void *)(((uintptr_t)1 << 50) + (uintptr_t)(atomic_fetch_add(&next, 1) % 1000) * ((uintptr_t)1 << 44));
 }
 
-static bool dry_commit(void *self, void *base, size_t from, size_t to)
+static Status dry_commit(void *self, void *base, size_t from, size_t to)
 {
     (void)self;
     (void)base;
     (void)from;
     (void)to;
-    return true;
+    return status_ok();
 }
 
 static void dry_release(void *self, void *base, size_t bytes)

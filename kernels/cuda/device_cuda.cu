@@ -70,7 +70,8 @@ struct Cuda {
     Progress progress;
     DeviceWatch watch;
     Range range[RANGES_MAX];
-    bool keeping; /* what is asked for becomes a graph */
+    size_t planned; /* bytes; 0: nobody has said */
+    bool keeping;   /* what is asked for becomes a graph */
 };
 
 /* The device of this process, for messages about calls that no Device is at hand for. */
@@ -262,15 +263,29 @@ static bool map_piece(Cuda *cuda, Range *range)
     return granted(cuda->driver.set_access(at, PIECE_BYTES, &access, 1));
 }
 
-static bool memory_commit(void *self, void *base, size_t from, size_t to)
+/* Whoever reads it wants to know whether the plan was wrong or the GPU is shared. */
+static Status memory_refused(const Cuda *cuda)
+{
+    size_t unused = 0, all = 0, mapped = 0;
+    cudaMemGetInfo(&unused, &all);
+    for (const Range &range : cuda->range)
+        mapped += range.committed;
+    return status_error(STATUS_MEMORY,
+                        "cuda device %d gives no more: %zu of its %zu bytes are unused, this program's arenas hold "
+                        "%zu, and the plan of all it takes is %zu bytes%s",
+                        cuda->options.index, unused, all, mapped, cuda->planned,
+                        cuda->planned ? "" : " (not known here)");
+}
+
+static Status memory_commit(void *self, void *base, size_t from, size_t to)
 {
     (void)from; /* a range knows how far it has come */
     Cuda *cuda = (Cuda *)self;
     Range *range = range_of(cuda, base);
     while (range->committed < to)
         if (!map_piece(cuda, range))
-            return false;
-    return true;
+            return memory_refused(cuda);
+    return status_ok();
 }
 
 static void memory_release_range(void *self, void *base, size_t bytes)
@@ -663,6 +678,12 @@ Status device_open_cuda_dry(Device *device, const CudaOptions *options)
 const char *device_cuda_identity(const Device *device)
 {
     return device->backend == &backend ? ((const Cuda *)device->self)->identity : "";
+}
+
+void device_cuda_plan(Device *device, size_t bytes)
+{
+    if (device->backend == &backend)
+        ((Cuda *)device->self)->planned = bytes;
 }
 
 size_t device_cuda_unused_bytes(const Device *device)

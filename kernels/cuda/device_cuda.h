@@ -23,6 +23,8 @@ Status device_open_cuda(Device *device, const CudaOptions *options);
 Status device_open_cuda_dry(Device *device, const CudaOptions *options);
 /* Which physical device: "GPU-8f3a...", the same for two ranks that were given the same one. "" for other backends. */
 const char *device_cuda_identity(const Device *device);
+/* What all arenas will take by their plan: said where the device refuses memory all the same. Nothing for other backends. */
+void device_cuda_plan(Device *device, size_t bytes);
 /* Bytes that nobody has taken yet; 0 for other backends. */
 size_t device_cuda_unused_bytes(const Device *device);
 /* Bytes beside the arenas: context, library workspace, loaded kernels; an estimate for plans, stated as such. */

@@ -38,6 +38,12 @@ const char *device_cuda_identity(const Device *device)
     return "";
 }
 
+void device_cuda_plan(Device *device, size_t bytes)
+{
+    (void)device;
+    (void)bytes;
+}
+
 size_t device_cuda_unused_bytes(const Device *device)
 {
     (void)device;

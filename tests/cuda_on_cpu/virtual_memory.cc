@@ -6,6 +6,8 @@
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -97,13 +99,32 @@ static CUresult address_free(CUdeviceptr at, size_t bytes)
     return CUDA_SUCCESS;
 }
 
+/* CUDA_ON_CPU_REFUSE=DEVICE:BYTES: that device gives no more, whatever else is said to be unused. */
+static bool refused(int device, size_t bytes)
+{
+    static int of = -1;
+    static size_t left;
+    static const bool read = [] {
+        const char *text = getenv("CUDA_ON_CPU_REFUSE");
+        if (text && sscanf(text, "%d:%zu", &of, &left) != 2)
+            defect("CUDA_ON_CPU_REFUSE=%s: expected DEVICE:BYTES", text);
+        return true;
+    }();
+    (void)read;
+    if (device != of)
+        return false;
+    const bool over = bytes > left;
+    left -= over ? 0 : bytes;
+    return over;
+}
+
 static CUresult create(CUmemGenericAllocationHandle *handle, size_t bytes, const CUmemAllocationProp *what,
                        unsigned long long flags)
 {
     LOCK;
     if (!whole(bytes) || flags || what->type != CU_MEM_ALLOCATION_TYPE_PINNED || !here(what->location))
         return CUDA_ERROR_INVALID_VALUE;
-    if (!device_memory_charge(bytes))
+    if (refused(what->location.id, bytes) || !device_memory_charge(bytes))
         return CUDA_ERROR_OUT_OF_MEMORY;
     *handle = ++handles_count;
     physicals[*handle] = {bytes, true, false};
