@@ -1,6 +1,6 @@
 /* t110 -- the tape: gradients of a graph with shared inputs, residuals, a tied table, an in-place rotation and two losses
  * agree with finite differences; frozen parameters cost nothing; the dry device plans the same memory; a second step
- * allocates nothing. */
+ * allocates nothing; what is said to be final on the way back is. */
 #include "tests/support/support.h"
 
 #include <math.h>
@@ -358,6 +358,59 @@ static void test_rotation_copies_a_shared_gradient(void **state)
     world_close(&world);
 }
 
+/* What gradients were when the tape first called them final. */
+typedef struct Finals {
+    World *world;
+    float then[NAMES][STORED * WIDTH * 2];
+    bool final[NAMES];
+    int told, early; /* calls; and those before the last that said something of a gradient */
+    uintptr_t from;
+} Finals;
+
+static void note_finals(void *context, const void *from)
+{
+    Finals *finals = context;
+    finals->told++;
+    assert_true((uintptr_t)from <= finals->from || finals->told == 1); /* never taken back */
+    finals->from = (uintptr_t)from;
+    for (int i = 0; i < NAMES; i++) {
+        Tensor gradient = finals->world->gradients[i];
+        if (finals->final[i] || (uintptr_t)gradient.data < (uintptr_t)from)
+            continue;
+        finals->final[i] = true;
+        finals->early += from != NULL;
+        tensor_read(&finals->world->device, gradient, finals->then[i]);
+    }
+}
+
+static void test_final_gradients_are_final(void **state)
+{
+    (void)state;
+    World world;
+    world_open(&world, false);
+    Finals *finals = memory_new(1, sizeof *finals);
+    finals->world = &world;
+    tape_watch(world.tape, (TapeWatch){finals, note_finals});
+    run(&world, true);
+    assert_true(finals->from == 0);
+    print_message("%d of %d gradients were final before the first op's backward\n", finals->early, NAMES);
+    assert_true(finals->early >=
+                NAMES - 4); /* all but those of the table, which two ops share, and what lies at its side */
+    for (int i = 0; i < NAMES; i++) {
+        float now[STORED * WIDTH * 2];
+        tensor_read(&world.device, world.gradients[i], now);
+        assert_true(finals->final[i]);
+        if (memcmp(finals->then[i], now, tensor_bytes(world.gradients[i])) != 0)
+            fail_msg("parameter %d's gradient was said to be final, and was not", i);
+    }
+    tape_watch(world.tape, (TapeWatch){0});
+    const int told = finals->told;
+    run(&world, true);
+    assert_int_equal(finals->told, told);
+    memory_free(&finals);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -368,6 +421,7 @@ int main(void)
         cmocka_unit_test(test_second_step_allocates_nothing),
         cmocka_unit_test(test_seeds_add_and_are_not_written),
         cmocka_unit_test(test_rotation_copies_a_shared_gradient),
+        cmocka_unit_test(test_final_gradients_are_final),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
