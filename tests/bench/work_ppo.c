@@ -77,7 +77,10 @@ static Status config_write(Bench *bench, PpoWork *own, int64_t batch)
     text_printf(&word[count++], "ppo.batch=%lld", (long long)batch);
     text_printf(&word[count++], "ppo.max_new=%lld", (long long)bench_int(bench, "new", 32));
     text_printf(&word[count++], "ppo.eos=ignore");
-    text_printf(&word[count++], "ppo.unit_prompts=%lld", (long long)bench_int(bench, "unit_prompts", batch / ranks));
+    int64_t samples = bench_int(bench, "samples", 1);
+    text_printf(&word[count++], "ppo.samples_per_prompt=%lld", (long long)samples);
+    text_printf(&word[count++], "ppo.unit_prompts=%lld",
+                (long long)bench_int(bench, "unit_prompts", batch / samples / ranks));
     text_printf(&word[count++], "ppo.slots=%lld", (long long)bench_int(bench, "slots", batch / ranks));
     text_printf(&word[count++], "ppo.unit_tokens=%lld", (long long)bench_int(bench, "unit_tokens", 4096));
     text_printf(&word[count++], "ppo.epochs=%lld", (long long)bench_int(bench, "epochs", 4));
@@ -157,7 +160,7 @@ static void ppo_work_close(Bench *bench, void *self)
 const Work work_ppo = {
     .name = "ppo",
     .help = "PPO iterations: shape=gpt2-124m batch=8 prompt=32 new=32 epochs=4 minibatches=1 unit_tokens=4096 "
-            "unit_prompts=BATCH/RANKS slots=BATCH/RANKS lanes=RANKS dir=/tmp",
+            "samples=1 (of each prompt) unit_prompts=BATCH/SAMPLES/RANKS slots=BATCH/RANKS lanes=RANKS dir=/tmp",
     .open = ppo_work_open,
     .once = ppo_work_once,
     .close = ppo_work_close,
