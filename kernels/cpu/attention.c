@@ -60,10 +60,8 @@ static void cache_append(const AttentionForwardArgs *args, int64_t s, int64_t kv
     int64_t to = ((kv->slot[s] * args->kv_heads + kv_head) * kv->capacity + kv->past[s]) * dim;
     for (int64_t t = args->start[s]; t < args->start[s + 1]; t++, to += dim) {
         const float *k = floats(args->qkv) + t * stride + (args->heads + kv_head) * dim, *v = k + args->kv_heads * dim;
-        for (int64_t d = 0; d < dim; d++) {
-            keys[to + d] = k[d];
-            values[to + d] = v[d];
-        }
+        vec_copy(keys + to, k, dim);
+        vec_copy(values + to, v, dim);
     }
 }
 
@@ -200,16 +198,33 @@ static void attend_few(const AttentionForwardArgs *args, const Sequence *sequenc
     rows_store(args, sequence, item, gathered, padded, &state);
 }
 
-/* ---- Narrow heads: a register of a cache holds `per` = LANES / dim keys or values ---- */
+/* ---- Narrow heads: a register of a cache holds LANES / dim keys or values ---- */
 
-/* keys (LANES, dim), one after the other -> across (dim) registers of LANES keys: log2 dim rounds that part even from odd
- * elements. */
-VEC_INLINE void keys_across(const int dim, const float *keys, Vec *across)
+enum { NARROW_KEYS = 256 }; /* of a tile: their scores stay in the first cache */
+
+/* LANES rows from `at`, of which `count` exist, as they lie; zeros behind. */
+VEC_INLINE void rows_load(const int dim, const float *at, int64_t count, Vec *row)
+{
+    if (count >= LANES) {
+#pragma GCC unroll 16
+        for (int i = 0; i < dim; i++)
+            row[i] = vec_load(at + i * LANES);
+        return;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < dim; i++) {
+        int64_t floats_left = count * dim - i * LANES;
+        row[i] = floats_left >= LANES ? vec_load(at + i * LANES)
+                 : floats_left > 0    ? vec_load_part(at + i * LANES, floats_left, 0.0f)
+                                      : (Vec){0};
+    }
+}
+
+/* keys (LANES, dim), one after the other in `across` -> dim registers of LANES keys: log2 dim rounds that part even from
+ * odd elements. */
+VEC_INLINE void keys_across(const int dim, Vec *across)
 {
     Vec next[LANES];
-#pragma GCC unroll 16
-    for (int i = 0; i < dim; i++)
-        across[i] = vec_load(keys + i * LANES);
 #pragma GCC unroll 4
     for (int round = 1; round < dim; round *= 2) {
 #pragma GCC unroll 8
@@ -223,68 +238,115 @@ VEC_INLINE void keys_across(const int dim, const float *keys, Vec *across)
     }
 }
 
-/* LANES rows from `at`, of which `count` exist: as they lie if all do, else a copy with zeros behind. */
-static inline const float *rows_whole(const int dim, const float *at, int64_t count, float *buffer)
+/* attend_few() for keys and values that stand close: whole tiles of scores first, then weights and values in one visit. */
+VEC_INLINE void attend_narrow(const int dim, const int rows, const AttentionForwardArgs *args, const Sequence *sequence,
+                              Item item)
 {
-    if (count >= LANES)
-        return at;
-    memset(buffer, 0, sizeof(float) * (size_t)(LANES * dim));
-    memcpy(buffer, at, sizeof(float) * (size_t)(count * dim));
-    return buffer;
-}
-
-/* attend_few() for keys and values that stand close. */
-VEC_INLINE void attend_narrow(const int dim, const AttentionForwardArgs *args, const Sequence *sequence, Item item)
-{
-    float query[FEW_ROWS * LANES], gathered[FEW_ROWS * LANES], scores[FEW_ROWS * TILE_KEYS], buffer[LANES * LANES];
-    RowState state;
-    int64_t group = args->heads / args->kv_heads;
+    float query[FEW_ROWS * LANES], scores[FEW_ROWS * NARROW_KEYS];
+    Vec sum[FEW_ROWS], gathered[FEW_ROWS];
+    float largest[FEW_ROWS];
+    int64_t end[FEW_ROWS], group = args->heads / args->kv_heads; /* keys that a row sees */
     queries_load(args, sequence, item, query);
-    for (int64_t r = 0; r < FEW_ROWS; r++)
-        vec_store(gathered + r * LANES, (Vec){0});
-    for (int64_t r = 0; r < tile_padded(item.rows); r++) {
-        state.largest[r] = -INFINITY;
-        state.sum[r] = 0.0f;
-    }
-    VecI place; /* which of a register's keys each lane belongs to */
-    for (int lane = 0; lane < LANES; lane++)
+    VecI lanes, place; /* which of a register's keys each lane belongs to */
+    for (int lane = 0; lane < LANES; lane++) {
+        lanes[lane] = lane;
         place[lane] = lane / dim;
-    int64_t last_query = (item.first_row + item.rows - 1) / group, keys_end = sequence->past + last_query + 1;
-    for (int64_t from = 0; from < keys_end; from += TILE_KEYS) {
-        int64_t count = min_i64(TILE_KEYS, keys_end - from), width = tile_padded(count);
+    }
+    RowAt at = row_at(item.first_row, group);
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++, row_step(&at, group)) {
+        sum[r] = gathered[r] = (Vec){0};
+        largest[r] = -INFINITY;
+        end[r] = sequence->past + at.query + 1;
+    }
+    for (int64_t from = 0; from < end[rows - 1]; from += NARROW_KEYS) {
+        int64_t count = min_i64(NARROW_KEYS, end[rows - 1] - from);
+        Vec shift[FEW_ROWS];
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++)
+            shift[r] = vec_set(largest[r]);
         for (int64_t j = 0; j < count; j += LANES) {
             Vec across[LANES];
-            keys_across(dim, rows_whole(dim, sequence->k.at + (from + j) * dim, count - j, buffer), across);
-            for (int64_t r = 0; r < item.rows; r++) {
-                Vec sum[2] = {{0}, {0}};
+            rows_load(dim, sequence->k.at + (from + j) * dim, count - j, across);
+            keys_across(dim, across);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++) {
+                Vec part[2] = {{0}, {0}};
 #pragma GCC unroll 16
                 for (int d = 0; d < dim; d++)
-                    sum[d % 2] += vec_set(query[r * dim + d]) * across[d];
-                vec_store(scores + r * TILE_KEYS + j, sum[0] + sum[1]);
+                    part[d % 2] += vec_set(query[r * dim + d]) * across[d];
+                VecI last = (VecI){0} + (int32_t)(end[r] - 1 - from - j);
+                Vec score = vec_select(lanes > last, vec_set(-INFINITY), part[0] + part[1]);
+                vec_store(scores + r * NARROW_KEYS + j, score);
+                shift[r] = vec_max(score, shift[r]);
             }
         }
-        RowAt at = row_at(item.first_row, group);
-        for (int64_t r = 0; r < item.rows; r++, row_step(&at, group)) {
-            float *p = scores + r * TILE_KEYS;
-            int64_t valid = min_i64(count, sequence->past + at.query + 1 - from);
-            if (valid <= 0)
-                continue;
-            softmax_row(p, valid, width, &state, r, gathered + r * LANES, LANES);
-            Vec sum[2] = {vec_load(gathered + r * LANES), {0}};
-            for (int64_t j = 0; j < count; j += LANES) {
-                const float *v = rows_whole(dim, sequence->v.at + (from + j) * dim, count - j, buffer);
-                Vec weight = vec_load(p + j);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            float before = largest[r];
+            largest[r] = vec_largest(shift[r]);
+            shift[r] = vec_set(largest[r]);
+            if (from > 0) {
+                Vec factor = vec_exp2(vec_set(before) - shift[r]);
+                sum[r] *= factor;
+                gathered[r] *= factor;
+            }
+        }
+        for (int64_t j = 0; j < count; j += LANES) {
+            Vec value[LANES];
+            rows_load(dim, sequence->v.at + (from + j) * dim, count - j, value);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++) {
+                Vec p = vec_exp2(vec_load(scores + r * NARROW_KEYS + j) - shift[r]), part[2] = {gathered[r], {0}};
+                sum[r] += p;
 #pragma GCC unroll 16
                 for (int i = 0; i < dim; i++)
-                    sum[i % 2] += __builtin_shuffle(weight, place + i * (LANES / dim)) * vec_load(v + i * LANES);
+                    part[i % 2] += __builtin_shuffle(p, place + i * (LANES / dim)) * value[i];
+                gathered[r] = part[0] + part[1];
             }
-            vec_store(gathered + r * LANES, sum[0] + sum[1]);
         }
     }
-    for (int64_t r = 0; r < item.rows; r++)
-        for (int lane = dim; lane < LANES; lane++)
-            gathered[r * LANES + lane % dim] += gathered[r * LANES + lane];
-    rows_store(args, sequence, item, gathered, LANES, &state);
+    RowState state;
+    float folded[FEW_ROWS * LANES]; /* (rows, LANES), dim of them */
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        state.largest[r] = largest[r];
+        state.sum[r] = vec_sum(sum[r]);
+#if VEC_BYTES >= 64
+        if (dim <= 8)
+            gathered[r] += VEC_SWAP(gathered[r], 8);
+#endif
+#if VEC_BYTES >= 32
+        if (dim <= 4)
+            gathered[r] += VEC_SWAP(gathered[r], 4);
+#endif
+        vec_store(folded + r * LANES, gathered[r]);
+    }
+    for (int64_t r = rows; r < tile_padded(rows); r++) {
+        state.largest[r] = 0.0f;
+        state.sum[r] = 1.0f;
+    }
+    rows_store(args, sequence, item, folded, LANES, &state);
+}
+
+/* False: not of a width that this does. */
+static bool attend_narrow_heads(const AttentionForwardArgs *args, const Sequence *sequence, Item item)
+{
+#define NARROW_CASE(dim, rows)                                                                                         \
+    case 8 * (dim) + (rows):                                                                                           \
+        attend_narrow(dim, rows, args, sequence, item);                                                                \
+        return true;
+#define NARROW_CASES(dim) NARROW_CASE(dim, 1) NARROW_CASE(dim, 2) NARROW_CASE(dim, 3) NARROW_CASE(dim, 4)
+    switch (8 * args->head_dim + item.rows) {
+        NARROW_CASES(4)
+#if VEC_BYTES >= 32
+        NARROW_CASES(8)
+#endif
+    default:
+        return false;
+    }
+#undef NARROW_CASES
+#undef NARROW_CASE
 }
 
 /* What attend_many() works in: everything lies across, one lane per row. */
@@ -390,11 +452,7 @@ static void attend(const AttentionForwardArgs *args, Item item)
         return;
     }
     Sequence sequence = sequence_of(args, item.sequence, item.kv_head);
-    if (args->kv.k && args->head_dim * 2 == LANES)
-        attend_narrow(LANES / 2, args, &sequence, item);
-    else if (args->kv.k && args->head_dim * 4 == LANES)
-        attend_narrow(LANES / 4, args, &sequence, item);
-    else
+    if (!args->kv.k || !attend_narrow_heads(args, &sequence, item))
         attend_few(args, &sequence, item);
 }
 

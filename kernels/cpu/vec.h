@@ -262,6 +262,15 @@ VEC_INLINE Vec vec_log2(Vec x)
     p = p * w + vec_set(2.885390080e+00f);
     return vec_select(x == x, __builtin_convertvector(exponent, Vec) + p * t, x);
 }
+/* to = from; a few floats, for which memcpy is a long way */
+VEC_INLINE void vec_copy(float *to, const float *from, int64_t count)
+{
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        vec_store(to + i, vec_load(from + i));
+    if (i < count)
+        vec_store_part(to + i, vec_load_part(from + i, count - i, 0.0f), count - i);
+}
 /* to = from times scale */
 VEC_INLINE void vec_scale(float *to, const float *from, int64_t count, float scale)
 {
