@@ -6,22 +6,12 @@
  * head in group, so a tile of keys is fetched once for all of them, and a decode step of one query still has `group`
  * rows. An item of work is up to TILE_ROWS rows of one sequence and key head; items write disjoint places and are
  * independent, so who computes them changes nothing.
- * Many rows stand across, one lane each. Few rows (decode) run over keys: by dot products where heads are wide, and where
+ * Many rows stand across, one lane each (narrow heads: attention_narrow.c). Few rows (decode) run over keys: by dot products where heads are wide, and where
  * heads are narrower than a register, over a cache whose registers hold several keys each. */
-#include "kernels/cpu/isa.h"
-#include "kernels/cpu/tile.h"
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/narrow.h"
 
 enum { FEW_ROWS = 4, DIM_BY_DOT = 32 };
-
-typedef struct Item {
-    int64_t sequence, kv_head, first_row, rows;
-} Item;
-
-/* Where a sequence's keys and values are. */
-typedef struct Sequence {
-    int64_t start, queries, past;
-    TileRows k, v;
-} Sequence;
 
 static Sequence sequence_of(const AttentionForwardArgs *args, int64_t s, int64_t kv_head)
 {
@@ -220,24 +210,6 @@ VEC_INLINE void rows_load(const int dim, const float *at, int64_t count, Vec *ro
     }
 }
 
-/* keys (LANES, dim), one after the other in `across` -> dim registers of LANES keys: log2 dim rounds that part even from
- * odd elements. */
-VEC_INLINE void keys_across(const int dim, Vec *across)
-{
-    Vec next[LANES];
-#pragma GCC unroll 4
-    for (int round = 1; round < dim; round *= 2) {
-#pragma GCC unroll 8
-        for (int i = 0; i < dim / 2; i++) {
-            next[i] = VEC_EVEN(across[2 * i], across[2 * i + 1]);
-            next[i + dim / 2] = VEC_ODD(across[2 * i], across[2 * i + 1]);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < dim; i++)
-            across[i] = next[i];
-    }
-}
-
 /* attend_few() for keys and values that stand close: whole tiles of scores first, then weights and values in one visit. */
 VEC_INLINE void attend_narrow(const int dim, const int rows, const AttentionForwardArgs *args, const Sequence *sequence,
                               Item item)
@@ -268,7 +240,7 @@ VEC_INLINE void attend_narrow(const int dim, const int rows, const AttentionForw
         for (int64_t j = 0; j < count; j += LANES) {
             Vec across[LANES];
             rows_load(dim, sequence->k.at + (from + j) * dim, count - j, across);
-            keys_across(dim, across);
+            rows_turn(dim, across);
 #pragma GCC unroll 4
             for (int r = 0; r < rows; r++) {
                 Vec part[2] = {{0}, {0}};
@@ -396,17 +368,16 @@ VEC_INLINE void softmax_lanes(Across *work, int64_t lane, float *scores, int64_t
 
 /* Many rows: one lane per row, so neither softmax nor masks need anything across lanes, and keys and values are read as
  * they lie. */
-static void attend_many(const AttentionForwardArgs *args, Item item)
+static void attend_many(const AttentionForwardArgs *args, const Sequence *sequence, Item item)
 {
     Across work;
     float rows[TILE_ROWS * HEAD_DIM_MAX]; /* (rows, dim) */
     int64_t dim = args->head_dim, group = args->heads / args->kv_heads;
-    Sequence sequence = sequence_of(args, item.sequence, item.kv_head);
-    queries_load(args, &sequence, item, rows);
+    queries_load(args, sequence, item, rows);
     tile_transpose((TileRows){rows, dim}, item.rows, dim, work.query);
     RowAt at = row_at(item.first_row, group);
     for (int64_t r = 0; r < tile_padded(item.rows); r++) {
-        work.limit[r] = (int32_t)(sequence.past + at.query);
+        work.limit[r] = (int32_t)(sequence->past + at.query);
         work.state.largest[r] = -INFINITY;
         work.state.sum[r] = 0.0f;
         if (r + 1 < item.rows) /* lanes past the last row repeat it */
@@ -416,9 +387,9 @@ static void attend_many(const AttentionForwardArgs *args, Item item)
     for (int64_t from = 0; from < keys_end; from += TILE_KEYS) {
         int64_t tile = min_i64(TILE_KEYS, keys_end - from);
         TileRows k =
-            tile_rows_close((TileRows){sequence.k.at + from * sequence.k.ld, sequence.k.ld}, tile, dim, work.k);
+            tile_rows_close((TileRows){sequence->k.at + from * sequence->k.ld, sequence->k.ld}, tile, dim, work.k);
         TileRows v =
-            tile_rows_close((TileRows){sequence.v.at + from * sequence.v.ld, sequence.v.ld}, tile, dim, work.v);
+            tile_rows_close((TileRows){sequence->v.at + from * sequence->v.ld, sequence->v.ld}, tile, dim, work.v);
         for (int64_t lane = 0; lane < whole; lane += 2 * LANES) {
             int64_t width = min_i64(whole - lane, 2 * LANES);
             int64_t count = min_i64(tile, work.limit[lane + width - 1] + 1 - from);
@@ -442,16 +413,19 @@ static void attend_many(const AttentionForwardArgs *args, Item item)
                     rows[r * dim + d] = work.gathered[d * TILE_ROWS + r];
             }
         }
-    rows_store(args, &sequence, item, rows, dim, &work.state);
+    rows_store(args, sequence, item, rows, dim, &work.state);
 }
 
 static void attend(const AttentionForwardArgs *args, Item item)
 {
+    Sequence sequence = sequence_of(args, item.sequence, item.kv_head);
     if (item.rows > FEW_ROWS) {
-        attend_many(args, item);
+        if (narrow_suits(args->head_dim))
+            KERNEL(attend_many_narrow)(args, &sequence, item);
+        else
+            attend_many(args, &sequence, item);
         return;
     }
-    Sequence sequence = sequence_of(args, item.sequence, item.kv_head);
     if (!args->kv.k || !attend_narrow_heads(args, &sequence, item))
         attend_few(args, &sequence, item);
 }
@@ -492,8 +466,11 @@ void KERNEL(attention_forward)(Device *device, const AttentionForwardArgs *args)
         for (int64_t i = 0; i < args->sequences * args->kv_heads; i++)
             cache_append(args, i / args->kv_heads, i % args->kv_heads);
     }
-    int threads = cpu_threads(device, 4.0 * args->pairs * (double)(args->heads * args->head_dim));
-    int64_t piece = lone ? max_i64(1, items / (16 * threads)) : 1;
+    double work = 4.0 * args->pairs * (double)(args->heads * args->head_dim);
+    int threads = cpu_threads(device, work);
+    /* Handing out an item costs as much as some thousand operations. */
+    double most = 2e5 * (double)items / work;
+    int64_t piece = max_i64(1, min_i64(items / (16 * threads), (int64_t)most));
     if (threads == 1) {
         for (int64_t s = 0; s < args->sequences; s++)
             for (int64_t i = first[s]; i < first[s + 1]; i++)
