@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(STACKS_ARE_WATCHED) /* AddressSanitizer's build (tests/CMakeLists.txt) */
 #include <sanitizer/common_interface_defs.h>
 #endif
 #if !defined(__x86_64__) && !defined(__aarch64__)
@@ -127,7 +127,7 @@ static void *stack_prepare(char *top, void (*function)(void *), void *argument)
 
 static void switch_begin(void **fake, const void *bottom, size_t bytes)
 {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(STACKS_ARE_WATCHED)
     __sanitizer_start_switch_fiber(fake, bottom, bytes);
 #else
     (void)fake;
@@ -138,7 +138,7 @@ static void switch_begin(void **fake, const void *bottom, size_t bytes)
 
 static void switch_end(void *fake, const void **bottom, size_t *bytes)
 {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(STACKS_ARE_WATCHED)
     __sanitizer_finish_switch_fiber(fake, bottom, bytes);
 #else
     (void)fake;

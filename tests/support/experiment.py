@@ -109,15 +109,15 @@ class Experiment:
         path.write_text(YAML.format(output=self.folder / output, data=self.data))
         return path
 
-    def call(self, *words, ranks=0, expect=(0,), stdin=None, timeout=300):
+    def call(self, *words, ranks=0, expect=(0,), stdin=None, timeout=300, environment=None):
         command = (MPIRUN + [str(ranks)] if ranks else []) + [TERCET] + [str(w) for w in words]
-        done = subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=timeout)
+        done = subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=timeout, env=environment and dict(os.environ, **environment))
         if expect is not None and done.returncode not in expect:
             sys.exit(f"{' '.join(command)}\nexit code {done.returncode}, expected {expect}\n{done.stdout}\n{done.stderr}")
         return done
 
-    def stage(self, stage, output, *overrides, ranks=0, expect=(0,)):
-        return self.call(stage, self.yaml(output), *overrides, ranks=ranks, expect=expect)
+    def stage(self, stage, output, *overrides, ranks=0, expect=(0,), environment=None):
+        return self.call(stage, self.yaml(output), *overrides, ranks=ranks, expect=expect, environment=environment)
 
     def digest(self, path):
         return self.call("inspect", path, "--digest").stdout.strip()
