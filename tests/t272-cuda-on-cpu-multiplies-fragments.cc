@@ -21,7 +21,10 @@ enum Wrong {
     NO_WAIT,
     NO_COMMIT,
     WAIT_TOO_FEW,
-
+    NO_SYNCWARP,
+    HALF_SYNCWARP,
+    SYNCWARP_TOO_EARLY,
+    SHUFFLE_FOR_SYNCWARP,
     HALF_WARP
 };
 
@@ -69,11 +72,18 @@ template <int wrong> __global__ void product_by_ldmatrix(float *c, const bf16 *a
     cp_async_16(&shared_b[lane % K][0], b + lane % K * N, true);
     if (wrong != NO_COMMIT)
         cp_async_commit();
+    if (wrong == SYNCWARP_TOO_EARLY)
+        __syncwarp();
     if (wrong == WAIT_TOO_FEW)
         cp_async_wait<1>();
     else if (wrong != NO_WAIT)
         cp_async_wait<0>();
-    __syncwarp();
+    if (wrong == HALF_SYNCWARP)
+        __syncwarp(lane < 16 ? 0x0000ffffu : 0xffff0000u);
+    else if (wrong == SHUFFLE_FOR_SYNCWARP)
+        __shfl_sync(FULL_WARP, lane, 0);
+    else if (wrong != NO_SYNCWARP && wrong != SYNCWARP_TOO_EARLY)
+        __syncwarp();
     uint32_t fa[4], fb[2];
     /* Matrices of A: rows 0 and 8 of columns 0, then of columns 8. */
     const bf16 *row = &shared_a[lane % 16][lane / 16 * 8];
@@ -92,13 +102,33 @@ template <int wrong> __global__ void product_by_ldmatrix(float *c, const bf16 *a
         cp_async_wait<0>();
 }
 
+/* Each warp reads the 8 rows of 8 that another one copied. */
+template <bool of_block> __global__ void rows_of_another(uint32_t *out, const bf16 *in)
+{
+    SHARED(bf16, shared, [2][8][8]);
+    const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
+    if (lane < 8)
+        cp_async_16(shared[warp][lane], in + ((int64_t)warp * 8 + lane) * 8, true);
+    cp_async_commit();
+    cp_async_wait<0>();
+    if (of_block)
+        __syncthreads();
+    else
+        __syncwarp();
+    uint32_t r[2];
+    ldmatrix_x2(r, shared[1 - warp][lane % 8]);
+    out[threadIdx.x] = r[0];
+    __syncthreads();
+}
+
 /* Rows behind the end are zeros and are not read. */
-__global__ void copy_some(bf16 *out, const bf16 *in, int rows)
+template <bool committed> __global__ void copy_some(bf16 *out, const bf16 *in, int rows)
 {
     SHARED(bf16, shared, [32][8]);
     const int row = (int)threadIdx.x;
     cp_async_16(shared[row], in + (int64_t)row * 8, row < rows);
-    cp_async_commit();
+    if (committed)
+        cp_async_commit();
     cp_async_wait<0>();
     __syncwarp();
     store_pack(out + row * 8, *(const Pack<bf16> *)shared[row]);
@@ -152,13 +182,27 @@ template <int wrong> static bool by_ldmatrix(void)
     return product(product_by_ldmatrix<wrong>, false);
 }
 
-static bool copies(int rows, int rows_there)
+template <bool of_block> static bool exchanged(void)
+{
+    std::vector<float> values(2 * 8 * 8);
+    for (size_t i = 0; i < values.size(); i++)
+        values[i] = value_at((int)i, 3);
+    bf16 *in = device_values<bf16>(values), *out = device_values<bf16>(values), host[2 * 8 * 8];
+    LAUNCH(rows_of_another<of_block>, 1, 2 * WARP, 0, 0, (uint32_t *)out, (const bf16 *)in);
+    cudaMemcpy(host, out, sizeof host, cudaMemcpyDeviceToHost);
+    for (int i = 0; i < 2 * 8 * 8; i++)
+        if (!((float)host[i] == value_at((i + 64) % 128, 3)))
+            return false;
+    return true;
+}
+
+template <bool committed = true> static bool copies(int rows, int rows_there)
 {
     std::vector<float> values((size_t)rows_there * 8);
     for (size_t i = 0; i < values.size(); i++)
         values[i] = value_at((int)i, 3);
     bf16 *in = device_values<bf16>(values), *out = device_values<bf16>(std::vector<float>(32 * 8)), host[32 * 8];
-    LAUNCH(copy_some, 1, 32, 0, 0, out, (const bf16 *)in, rows);
+    LAUNCH(copy_some<committed>, 1, 32, 0, 0, out, (const bf16 *)in, rows);
     cudaMemcpy(host, out, sizeof host, cudaMemcpyDeviceToHost);
     for (int i = 0; i < 32 * 8; i++)
         if (!((float)host[i] == (i < rows * 8 ? value_at(i, 3) : 0.0f)))
@@ -168,6 +212,10 @@ static bool copies(int rows, int rows_there)
 static bool zero_filled(void)
 {
     return copies(16, 16); /* 256 bytes: a whole allocation */
+}
+static bool never_committed(void)
+{
+    return copies<false>(16, 16);
 }
 static bool read_behind(void)
 {
@@ -185,9 +233,16 @@ static const Case cases[] = {
     {"a transposition left out", by_ldmatrix<UNTRANSPOSED>, ""},
     {"an ldmatrix off 16 bytes", by_ldmatrix<UNALIGNED>, "not a multiple of 16"},
     {"an ldmatrix of device memory", by_ldmatrix<OUTSIDE>, "not in the block's shared memory"},
-    {"a missing wait", by_ldmatrix<NO_WAIT>, ""},
-    {"a wait for too few groups", by_ldmatrix<WAIT_TOO_FEW>, ""},
-    {"a missing commit", by_ldmatrix<NO_COMMIT>, "without waiting for the copy"},
+    {"rows copied by another warp, after a barrier", exchanged<true>, NULL},
+    {"a missing wait", by_ldmatrix<NO_WAIT>, "has not waited for"},
+    {"a wait for too few groups", by_ldmatrix<WAIT_TOO_FEW>, "has not waited for"},
+    {"no __syncwarp between wait and ldmatrix", by_ldmatrix<NO_SYNCWARP>, "no __syncwarp behind its wait"},
+    {"a __syncwarp of half warps there", by_ldmatrix<HALF_SYNCWARP>, "no __syncwarp behind its wait"},
+    {"a __syncwarp before the wait", by_ldmatrix<SYNCWARP_TOO_EARLY>, "no __syncwarp behind its wait"},
+    {"a shuffle in its place", by_ldmatrix<SHUFFLE_FOR_SYNCWARP>, "no __syncwarp behind its wait"},
+    {"a __syncwarp where warps exchange rows", exchanged<false>, "of another warp"},
+    {"a missing commit", by_ldmatrix<NO_COMMIT>, "has not waited for"},
+    {"a copy that is never committed", never_committed, "without waiting for the copy"},
     {"a copy that is valid behind the end", read_behind, "outside every allocation"},
 };
 

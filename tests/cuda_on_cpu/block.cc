@@ -55,7 +55,7 @@ struct Block {
     std::vector<SharedPart> parts;
     size_t static_bytes;
     char *shared; /* (SHARED_BYTES_MAX): dynamic first, then static */
-    std::vector<void (*)(void)> at_end;
+    std::vector<void (*)(void)> at_end, at_barrier_open;
     BlockCounts counts;
 };
 
@@ -303,6 +303,8 @@ static bool barrier_open(Block *block)
     block->at_barrier = 0;
     memset(block->state, READY, block->threads_count);
     block->counts.barriers++;
+    for (void (*call)(void) : block->at_barrier_open)
+        call();
     return true;
 }
 
@@ -395,6 +397,11 @@ void block_at_end(void (*call)(void))
     current->at_end.push_back(call);
 }
 
+void block_at_barrier(void (*call)(void))
+{
+    current->at_barrier_open.push_back(call);
+}
+
 const char *kernel_name(void)
 {
     return current->launch->kernel;
@@ -436,6 +443,7 @@ static void block_clear(Block *block)
     block->barrier_sum = 0;
     block->parts.clear();
     block->at_end.clear();
+    block->at_barrier_open.clear();
     block->static_bytes = 0;
     block->counts = {};
     memset(block->warp_waiting, 0, sizeof block->warp_waiting);

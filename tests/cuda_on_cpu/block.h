@@ -58,6 +58,8 @@ void *shared_dynamic(void);
 bool shared_holds(const void *at, size_t bytes);
 /* Call this once, when the running block has ended. */
 void block_at_end(void (*call)(void));
+/* And this whenever all its threads have met, from now on. */
+void block_at_barrier(void (*call)(void));
 const char *kernel_name(void);
 /* Of every launch that is accepted (launches.cc). */
 void launch_note(const char *name, const void *kernel, unsigned threads, size_t dynamic_bytes);

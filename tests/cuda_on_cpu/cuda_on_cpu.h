@@ -92,9 +92,7 @@ struct Vote {
 };
 void vote_apply(void *payload[WARP_LANES], unsigned mask);
 
-static inline void sync_apply(void **, unsigned)
-{
-}
+void sync_apply(void *payload[WARP_LANES], unsigned mask); /* async_copy.cc */
 
 template <class T> static inline T shuffle(Place place, unsigned mask, T value, int source)
 {

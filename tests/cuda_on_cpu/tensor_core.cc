@@ -94,6 +94,7 @@ static void ldmatrix_apply(void *payload[WARP_LANES], unsigned)
                    lane, (const void *)load->row);
         if ((uintptr_t)load->row % 16)
             defect("ldmatrix: line %d: lane %d's address is not a multiple of 16", load->place.line, lane);
+        async_copies_seen_by_warp(load->row, load->place);
         memcpy(matrix[lane / 8][lane % 8], load->row, 16);
     }
     for (int lane = 0; lane < WARP_LANES; lane++) {

@@ -2,7 +2,7 @@
  *
  * A warp's instruction is a collective: all 32 lanes come, at one line. Layouts are those that the PTX ISA documents (kernels/cuda/mma.h). A copy
  * poisons its destination when it begins and lands when its group is waited for, the latest moment the instruction allows; one that is never waited for
- * is reported. */
+ * is reported, and so is an ldmatrix of what other lanes copied and have not yet shared by a barrier. */
 #ifndef CUDA_ON_CPU_TENSOR_CORE_H
 #define CUDA_ON_CPU_TENSOR_CORE_H
 
@@ -41,6 +41,8 @@ template <int newest> static inline void cp_async_wait(void)
     static_assert(newest >= 0, "a number of groups");
     async_copies_wait(newest);
 }
+/* A defect, unless all lanes of the running warp may read these 16 bytes. */
+void async_copies_seen_by_warp(const void *shared, Place place);
 
 } // namespace cuda_on_cpu
 #endif
