@@ -18,10 +18,9 @@
 #include "stages/stage_memory.h"
 
 /* Root keys: every experiment has them. */
-/* As the config's choices stand. */
+/* As the config's choices stand; ReduceKind (core/comm/reduce.h) likewise. */
 typedef enum DeviceKind { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } DeviceKind;
 typedef enum MatmulKind { MATMUL_FP32, MATMUL_TF32 } MatmulKind;
-/* ReduceKind (core/comm/reduce.h) likewise. */
 typedef enum Precision { PRECISION_FP32, PRECISION_BF16 } Precision;
 typedef struct RunConfig {
     const char *output;

@@ -99,6 +99,7 @@ typedef struct Ending {
     Exec *exec;
     int waiting;    /* buffers; the last unit's gradients go to the last of them */
     int64_t joined; /* floats from here on are */
+    uintptr_t told; /* the last address from which on gradients were said to be final */
 } Ending;
 
 /* Floats from `at` on are final in all buffers. */
@@ -124,6 +125,8 @@ static void ending_told(void *context, const void *from)
     Ending *ending = context;
     Tensor last = ending->trainer->buffer[ending->waiting - 1];
     uintptr_t begins = (uintptr_t)last.data, at = (uintptr_t)from, bytes = tensor_bytes(last);
+    REQUIRE(at <= ending->told, "a unit goes backward twice: gradients that are being summed would get more");
+    ending->told = at;
     uintptr_t offset = at < begins ? 0 : at - begins < bytes ? at - begins : bytes;
     ending_from(ending, (int64_t)((offset + sizeof(float) - 1) / sizeof(float)));
 }
@@ -169,7 +172,7 @@ static Status accumulate_lanes(Trainer *trainer, Exec *exec, const Walk *walk, i
 /* The sum of all ranks' gradients, in buffer 0. A rank that fails comes to the exchange all the same, or its peers would wait for it for ever. */
 static Status sum_gradients(Trainer *trainer, Exec *exec, const Walk *walk, int64_t units)
 {
-    Ending ending = {.trainer = trainer, .exec = exec, .joined = trainer->model->params.count};
+    Ending ending = {.trainer = trainer, .exec = exec, .joined = trainer->model->params.count, .told = UINTPTR_MAX};
     reduce_begin(&trainer->reduction, exec, trainer->buffer[0]);
     Status status = accumulate_lanes(trainer, exec, walk, units, &ending);
     if (status_failed(status) && ending.joined == trainer->model->params.count) {
