@@ -100,6 +100,30 @@ static void test_refused_addresses_are_a_status(void **state)
     arena_close(&arena);
 }
 
+static size_t least_refused;
+
+static void *reserve_less(void *self, size_t bytes)
+{
+    return bytes < least_refused ? arena_memory_host().reserve(self, bytes) : NULL;
+}
+
+static void test_less_will_do_where_no_limit_was_given(void **state)
+{
+    (void)state;
+    ArenaMemory memory = arena_memory_host();
+    memory.reserve = reserve_less;
+    memory.total_bytes = (size_t)100 << 20;
+    Arena arena;
+    least_refused = (size_t)50 << 20;
+    assert_ok(arena_open(&arena, "step", memory, 0));
+    assert_int_equal(arena.reserved, 24 << 20); /* a quarter, in whole steps of 2 MiB */
+    memset(arena_alloc(&arena, arena.reserved - 4096), 1, arena.reserved - 4096);
+    arena_close(&arena);
+    assert_fails(arena_open(&arena, "step", memory, (size_t)100 << 20), STATUS_MEMORY, "104857600 bytes");
+    least_refused = (size_t)4 << 20; /* a sixteenth is the least */
+    assert_fails(arena_open(&arena, "step", memory, 0), STATUS_MEMORY, "arena step: cannot reserve");
+}
+
 #ifdef TERCET_CHECKED
 static void test_fresh_and_dead_memory_is_nan(void **state)
 {
@@ -217,6 +241,7 @@ int main(void)
         cmocka_unit_test(test_rewind_reuses),
         cmocka_unit_test(test_misuse_aborts),
         cmocka_unit_test(test_refused_addresses_are_a_status),
+        cmocka_unit_test(test_less_will_do_where_no_limit_was_given),
 #ifdef TERCET_CHECKED
         cmocka_unit_test(test_fresh_and_dead_memory_is_nan),
         cmocka_unit_test(test_red_zones),

@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 static const size_t COMMIT_STEP_BYTES = (size_t)2 << 20;
+/* "As much as there is" is all of the memory for each arena, and no run fills them all: under `ulimit -v`, or Valgrind, a part will do. */
+enum { LEAST_PART = 16 };
 
 static void *host_reserve(void *self, size_t bytes)
 {
@@ -45,16 +47,19 @@ static size_t round_up(size_t bytes, size_t unit)
 
 Status arena_open(Arena *arena, const char *name, ArenaMemory memory, size_t limit_bytes)
 {
-    if (limit_bytes == 0)
-        limit_bytes = memory.total_bytes;
-    if (limit_bytes == 0)
-        limit_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
-    limit_bytes = round_up(limit_bytes, COMMIT_STEP_BYTES);
-    *arena = (Arena){.name = name, .memory = memory, .reserved = limit_bytes};
-    arena->base = memory.reserve(memory.self, limit_bytes);
+    size_t all =
+        memory.total_bytes ? memory.total_bytes : (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    size_t wanted = round_up(limit_bytes ? limit_bytes : all, COMMIT_STEP_BYTES);
+    size_t enough = limit_bytes ? wanted : wanted / LEAST_PART;
+    *arena = (Arena){.name = name, .memory = memory};
+    for (size_t bytes = wanted; !arena->base && bytes >= enough;
+         bytes = bytes / 2 / COMMIT_STEP_BYTES * COMMIT_STEP_BYTES) {
+        arena->base = memory.reserve(memory.self, bytes);
+        arena->reserved = bytes;
+    }
     if (!arena->base)
         return status_error(STATUS_MEMORY, "arena %s: cannot reserve %zu bytes of addresses (is 'ulimit -v' set?)",
-                            name, limit_bytes);
+                            name, arena->reserved);
     return status_ok();
 }
 

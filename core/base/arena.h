@@ -41,7 +41,7 @@ typedef struct Arena {
 
 /* Ordinary host memory. */
 ArenaMemory arena_memory_host(void);
-/* `limit_bytes` 0: as much as there is. [local] */
+/* `limit_bytes` 0: as much as there is, or half of that, a quarter, ... where addresses are refused. [local] */
 Status arena_open(Arena *arena, const char *name, ArenaMemory memory, size_t limit_bytes);
 void arena_close(Arena *arena);
 /* `bytes` aligned to ARENA_ALIGN, contents undefined. Running over the limit aborts with the arena's
