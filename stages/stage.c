@@ -8,7 +8,6 @@
 #include "core/base/memory.h"
 #include "core/h5/h5.h"
 #include "core/train/profile_report.h"
-#include "stages/inputs.h"
 
 void stage_config_digest(const Config *config, const char *name, char digest[40])
 {
@@ -24,19 +23,6 @@ void stage_config_digest(const Config *config, const char *name, char digest[40]
         text_append_string(&canonical, "reduce=fast\n");
     h5_digest_text(h5_digest_bytes(text_string(&canonical), canonical.size), digest);
     text_free(&canonical);
-}
-
-/* Which files this stage reads, as rank 0 sees them. */
-static Status stage_list_inputs(Stage *stage)
-{
-    text_append(&stage->inputs, "", 0);
-    if (comm_rank(stage->comm) != 0 || stage->dry)
-        return status_ok();
-    Inputs inputs;
-    inputs_list(stage->config, stage->name, &inputs);
-    Status status = inputs_text(&inputs, &stage->inputs);
-    inputs_free(&inputs);
-    return status;
 }
 
 static Status stage_make_directory(Stage *stage)
@@ -77,7 +63,6 @@ Status stage_open(Stage *stage, const char *name, Comm *comm, Device *device, co
         comm_barrier(comm); /* ranks share the memory that they measure */
         TRY(comm_agree(comm, op_profile_open(device)));
     }
-    TRY(comm_agree(comm, stage_list_inputs(stage)));
     return comm_agree_same(comm, "configuration", stage->config_digest);
 }
 

@@ -55,7 +55,7 @@ typedef struct Stage {
     Progress progress;
     Text yaml; /* every key in effect */
     char config_digest[40];
-    Text inputs; /* what is read, with digests (inputs.h); rank 0 */
+    Text inputs; /* what is read, with digests (inputs.h); rank 0, from stage_resume on */
     const char *parent_name[STAGE_PARENTS_MAX];
     char parent_digest[STAGE_PARENTS_MAX][40];
     int parents;

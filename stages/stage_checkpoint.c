@@ -5,6 +5,7 @@
 #include "core/base/memory.h"
 #include "core/base/signal.h"
 #include "core/h5/h5.h"
+#include "stages/inputs.h"
 #include "stages/stage.h"
 
 /* --- What a checkpoint holds --- */
@@ -162,11 +163,24 @@ static Status stage_check_resume(Stage *stage, const char *path, const Checkpoin
     return status;
 }
 
+/* Which files this stage reads, as rank 0 sees them. By now they have been read, and whoever read one remembers its digest. */
+static Status stage_list_inputs(Stage *stage)
+{
+    if (comm_rank(stage->comm) != 0 || stage->dry)
+        return status_ok();
+    Inputs inputs;
+    inputs_list(stage->config, stage->name, &inputs);
+    Status status = inputs_text(&inputs, &stage->inputs);
+    inputs_free(&inputs);
+    return status;
+}
+
 Status stage_resume(Stage *stage, bool *resumed)
 {
     *resumed = false;
     if (stage->dry)
         return status_ok();
+    TRY(comm_agree(stage->comm, stage_list_inputs(stage)));
     char *path = NULL, *machine = NULL;
     Status status = comm_rank(stage->comm) == 0 ? checkpoint_latest(stage->directory, &path) : status_ok();
     TRY(comm_agree(stage->comm, status));

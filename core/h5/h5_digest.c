@@ -67,15 +67,6 @@ static bool same_file(const struct stat *a, const struct stat *b)
            a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
 }
 
-void h5_digest_remember(int fd, H5Digest digest)
-{
-    struct stat info;
-    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode))
-        return;
-    memory_reserve(&remembered.items, remembered.count, &remembered.capacity);
-    remembered.items[remembered.count++] = (struct Remembered){info, digest};
-}
-
 static bool recall(int fd, H5Digest *digest)
 {
     struct stat info;
@@ -87,6 +78,16 @@ static bool recall(int fd, H5Digest *digest)
             return true;
         }
     return false;
+}
+
+void h5_digest_remember(int fd, H5Digest digest)
+{
+    struct stat info;
+    H5Digest known;
+    if (recall(fd, &known) || fstat(fd, &info) != 0 || !S_ISREG(info.st_mode))
+        return;
+    memory_reserve(&remembered.items, remembered.count, &remembered.capacity);
+    remembered.items[remembered.count++] = (struct Remembered){info, digest};
 }
 
 static Status digest_stream(int fd, const char *path, H5Digest *digest)
