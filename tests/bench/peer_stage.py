@@ -77,7 +77,8 @@ class Stage:
         for row, text in enumerate(texts):
             ids[row, : len(text)] = torch.tensor(text)
             mask[row, : len(text)] = 1
-        hidden = self.model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        seen = dict(attention_mask=mask) if self.options["mask"] else {}
+        hidden = self.model.model(input_ids=ids, use_cache=False, **seen).last_hidden_state
         last = mask.sum(1) - 1
         return self.model.score(hidden[torch.arange(len(texts)), last]).squeeze(-1)
 
@@ -114,7 +115,7 @@ class Stage:
 
 
 def main():
-    options = peer.options(sys.argv[1:], steps=520, eval_every=130, chunks=8)
+    options = peer.options(sys.argv[1:], steps=520, eval_every=130, chunks=8, mask=0)
     os.environ["OMP_NUM_THREADS"] = str(options["threads"])
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch  # noqa: F401 -- before the clock runs
