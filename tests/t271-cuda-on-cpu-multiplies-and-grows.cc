@@ -115,21 +115,41 @@ static cublasStatus_t small_product(const Blas &blas, const float *a, int lda, f
                         &zero, c, CUDA_R_32F, 4, compute, CUBLAS_GEMM_DEFAULT);
 }
 
-/* 1 + 2^-12 is 1 in TF32. */
+/* 10 bits behind the leading one, to nearest: 1 + 2^-12 is 1, its neighbours above 1 + 2^-11 are not. */
+static float tf32_of(float value)
+{
+    int exponent;
+    const float fraction = frexpf(value, &exponent); /* in [1/2, 1) */
+    return ldexpf(roundf(fraction * 2048.0f) / 2048.0f, exponent);
+}
+
+/* By compute type and by mode, TF32 multiplies rounded inputs; without either it does not. */
 static bool tf32_rounds(void)
 {
     Blas blas;
-    float *x = device_values<float>(16, 0), *c = device_values<float>(16, 0), host[16] = {1.0f + 1.0f / 4096}, sum[2];
+    float *x = device_values<float>(16, 0), *c = device_values<float>(16, 0), host[16], got[16];
     if (!blas_open(&blas))
         return false;
+    for (int i = 0; i < 16; i++)
+        host[i] = (i % 2 ? -1.0f : 1.0f) * (1.0f + (float)(i * i * 911 % 4096) / 8192.0f + (float)i / 65536.0f);
+    host[0] = 1.0f + 1.0f / 4096;
     OK(cudaMemcpy(x, host, sizeof host, cudaMemcpyHostToDevice));
-    for (int tf32 = 0; tf32 < 2; tf32++) {
-        OK(cublasSetMathMode(blas.handle, tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH));
-        OK(small_product(blas, x, 4, c));
+    bool right = true;
+    for (int way = 0; way < 3; way++) {
+        OK(cublasSetMathMode(blas.handle, way == 1 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH));
+        OK(small_product(blas, x, 4, c, way == 2 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F));
         OK(cudaStreamSynchronize(blas.stream));
-        OK(cudaMemcpy(&sum[tf32], c, sizeof *sum, cudaMemcpyDeviceToHost));
+        OK(cudaMemcpy(got, c, sizeof got, cudaMemcpyDeviceToHost));
+        for (int i = 0; i < 16; i++) {
+            double rounded = 0.0, whole = 0.0;
+            for (int k = 0; k < 4; k++) {
+                whole += (double)host[4 * k + i % 4] * host[i / 4 * 4 + k];
+                rounded += (double)tf32_of(host[4 * k + i % 4]) * tf32_of(host[i / 4 * 4 + k]);
+            }
+            right = right && fabs(got[i] - (way ? rounded : whole)) < 2e-6;
+        }
     }
-    return sum[0] == host[0] * host[0] && sum[1] == 1.0f;
+    return right && tf32_of(host[0]) == 1.0f;
 }
 
 static bool leading_dimension(void)
@@ -315,7 +335,7 @@ static bool out_of_memory(void)
 
 static const Case cases[] = {
     {"products of all types and transposes", products, NULL},
-    {"TF32 rounds its inputs", tf32_rounds, NULL},
+    {"TF32 rounds its inputs, by compute type and by mode", tf32_rounds, NULL},
     {"memory that grows", grows, NULL},
     {"memory that is used up", out_of_memory, NULL},
     {"a leading dimension too small", leading_dimension, ""},

@@ -59,13 +59,6 @@ cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode)
     GO_ON(cublasSetMathMode, handle, mode);
 }
 
-cublasStatus_t cublasSgemm_v2(cublasHandle_t handle, cublasOperation_t transa, cublasOperation_t transb, int m, int n,
-                              int k, const float *alpha, const float *a, int lda, const float *b, int ldb,
-                              const float *beta, float *c, int ldc)
-{
-    GO_ON(cublasSgemm_v2, handle, transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
-
 cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t transa, cublasOperation_t transb, int m, int n,
                             int k, const void *alpha, const void *a, cudaDataType a_type, int lda, const void *b,
                             cudaDataType b_type, int ldb, const void *beta, void *c, cudaDataType c_type, int ldc,

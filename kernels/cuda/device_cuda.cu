@@ -588,12 +588,16 @@ static Status warm_products(Cuda *cuda)
     TRY_CUDA(cudaMalloc((void **)&a, 3 * EACH * sizeof *a));
     CUDA(cudaMemsetAsync(a, 0, 3 * EACH * sizeof *a, cuda->stream[QUEUE_COMPUTE]));
     float *b = a + EACH, *c = b + EACH;
-    for (const auto &form : forms) {
-        BLAS(cublasSgemm(cuda->blas, form[0], form[1], SIDE, SIDE, SIDE, &one, a, SIDE, b, SIDE, &zero, c, SIDE));
-        for (cudaDataType result : {CUDA_R_16BF, CUDA_R_32F})
-            BLAS(cublasGemmEx(cuda->blas, form[0], form[1], SIDE, SIDE, SIDE, &one, a, CUDA_R_16BF, SIDE, b,
-                              CUDA_R_16BF, SIDE, &zero, c, result, SIDE, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
-    }
+    const struct {
+        cudaDataType from, to;
+        cublasComputeType_t compute;
+    } kinds[] = {{CUDA_R_32F, CUDA_R_32F, cuda->options.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F},
+                 {CUDA_R_16BF, CUDA_R_16BF, CUBLAS_COMPUTE_32F},
+                 {CUDA_R_16BF, CUDA_R_32F, CUBLAS_COMPUTE_32F}};
+    for (const auto &form : forms)
+        for (const auto &kind : kinds)
+            BLAS(cublasGemmEx(cuda->blas, form[0], form[1], SIDE, SIDE, SIDE, &one, a, kind.from, SIDE, b, kind.from,
+                              SIDE, &zero, c, kind.to, SIDE, kind.compute, CUBLAS_GEMM_DEFAULT));
     await(cuda, cuda->stream[QUEUE_COMPUTE], NULL);
     CUDA(cudaFree(a));
     return status_ok();
@@ -636,10 +640,8 @@ static Status open_parts(Cuda *cuda)
     describe(cuda, &properties);
     BLAS(cublasSetStream(cuda->blas, cuda->stream[QUEUE_COMPUTE]));
     BLAS(cublasSetWorkspace(cuda->blas, cuda->workspace, WORKSPACE_BYTES));
-    /* A BF16 result is summed in F32 and rounded once, however cuBLAS splits the sum. */
-    const int math = (cuda->options.tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH) |
-                     CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
-    BLAS(cublasSetMathMode(cuda->blas, (cublasMath_t)math));
+    /* A BF16 result is summed in F32 and rounded once, however cuBLAS splits the sum. (TF32 is asked for by product: gemm.cu.) */
+    BLAS(cublasSetMathMode(cuda->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION));
     TRY(load_kernels());
     return warm_products(cuda);
 }
