@@ -7,65 +7,22 @@ moment. Metrics of SFT and reward model agree with the CPU's within 1e-3 relativ
 Two ranks, which talk by NCCL, leave the bits of one, or with reduce=fast nearly, and the same again; so does a run that was stopped and went on, which on another kind of device it refuses.
 """
 
-import json
-import os
 import pathlib
-import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "support"))
 import experiment
-from experiment import SKIP, Experiment, compare, need_program
+from emulated import EMULATED, SHRUNK, agree, need_emulated, starts, tokens, use
+from experiment import Experiment, compare
 
-SHRUNK = ["model.layers=1", "sft.steps=3", "rm.steps=2", "ppo.iterations=2", "ppo.epochs=1", "ppo.batch=8", "ppo.max_new=6", "sft.eval_every=0", "rm.eval_every=0"]
-STARTS = ["ppo.policy={0}/sft/final.h5", "ppo.rewards=[{{kind: model, name: learned, model: {0}/rm/final.h5, weight: 1}}, {{kind: length, weight: 0}}]"]
-EMULATED = pathlib.Path(os.environ.get("BINARY_DIR", ".")) / "tests/tercet_cuda_on_cpu"
-CLOCKS = ("seconds", "time", "tokens_per")
-
-
-def use(program, **environment):
-    experiment.TERCET = str(program)
-    for name, value in environment.items():
-        os.environ["CUDA_ON_CPU_" + name] = value
-
-
-def metrics(run, output, stage):
-    return [json.loads(line) for line in (run.folder / output / stage / "metrics.jsonl").read_text().splitlines()]
-
-
-def agree(run, stage, lines, tolerance=1e-3, other="cuda"):
-    """Of so many first lines of metrics, every number."""
-    worst = (0, "")
-    for cpu, cuda in list(zip(metrics(run, "cpu", stage), metrics(run, other, stage)))[:lines]:
-        if set(cpu) != set(cuda):
-            sys.exit(f"{stage}: metrics have other names: {cpu} and {cuda}")
-        for name, value in cpu.items():
-            if not isinstance(value, (int, float)) or any(word in name for word in CLOCKS):
-                continue
-            off = abs(value - cuda[name])
-            # What is a difference of larger numbers, such as KL at the first step, has their error.
-            if not off <= tolerance * abs(value) + 1e-5:
-                sys.exit(f"{stage}: {name} is {value} on the CPU and {cuda[name]} on the emulated GPU\n{cpu}\n{cuda}")
-            worst = max(worst, (off / (abs(value) + 1e-5), name))
-    print(f"{stage}: metrics agree, at worst to {worst[0]:.1e} ({worst[1]})")
-
-
-def tokens(run, output):
-    path = sorted((run.folder / output / "ppo/rollouts").glob("*.h5"))[0]
-    return subprocess.run(["h5dump", "-y", "-d", "/token", path], capture_output=True, text=True, check=True).stdout.split("\n", 1)[1]
-
-
-need_program()
-if not EMULATED.exists():
-    print("SKIP: no emulated program: it needs g++ and the headers of the CUDA toolkit")
-    sys.exit(SKIP)
+need_emulated()
 with Experiment() as run:
-    cpu_program, starts = experiment.TERCET, [word.format(run.folder / "cpu") for word in STARTS]
+    cpu_program = experiment.TERCET
     for stage in ("sft", "rm", "ppo"):
         run.stage(stage, "cpu", "device=cpu", *SHRUNK)
     use(EMULATED, ORDER="random:1", STREAMS="latest", DEVICES="8")
     for stage in ("sft", "rm", "ppo"):
-        said = run.stage(stage, "cuda", *SHRUNK, *(starts if stage == "ppo" else [])).stderr
+        said = run.stage(stage, "cuda", *SHRUNK, *(starts(run, "cpu") if stage == "ppo" else [])).stderr
         if "device: auto is cuda" not in said:
             sys.exit(f"{stage}: `auto` took no emulated GPU:\n{said}")
         agree(run, stage, 99 if stage != "ppo" else 1)
@@ -74,7 +31,7 @@ with Experiment() as run:
 
     use(EMULATED, ORDER="random:2")
     for stage in ("sft", "rm", "ppo"):
-        said = run.stage(stage, "two", "device=cuda", *SHRUNK, *(starts if stage == "ppo" else []), ranks=2).stderr
+        said = run.stage(stage, "two", "device=cuda", *SHRUNK, *(starts(run, "cpu") if stage == "ppo" else []), ranks=2).stderr
         if "between GPUs: NCCL" not in said:
             sys.exit(f"{stage}: two ranks did not talk by NCCL:\n{said}")
         compare(run.state("cuda", stage), run.state("two", stage), f"{stage} on 2 emulated ranks")

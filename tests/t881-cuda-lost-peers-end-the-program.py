@@ -9,10 +9,9 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "support"))
-import experiment
-from experiment import SKIP, Experiment, need_program
+from emulated import EMULATED, need_emulated, use
+from experiment import Experiment
 
-EMULATED = pathlib.Path(os.environ.get("BINARY_DIR", ".")) / "tests/tercet_cuda_on_cpu"
 FAULTS = [ # those that wait longest together
     [("error:0:3,stuck", "remote process exited"), ("silent:0:3,stuck", "nothing on it has ended")],
     [("error:1:2", "remote process exited")],
@@ -34,12 +33,9 @@ def lose(run, fault, reason):
     return None
 
 
-need_program()
-if not EMULATED.exists():
-    print("SKIP: no emulated program: it needs g++ and the headers of the CUDA toolkit")
-    sys.exit(SKIP)
-experiment.TERCET = str(EMULATED)
-os.environ.update(CUDA_ON_CPU_DEVICES="2", CUDA_ON_CPU_STREAMS="latest", CUDA_ON_CPU_PATIENCE="200", TERCET_DEVICE_TIMEOUT="3")
+need_emulated()
+use(EMULATED, DEVICES="2", STREAMS="latest", PATIENCE="200")
+os.environ["TERCET_DEVICE_TIMEOUT"] = "3"
 with Experiment() as run, concurrent.futures.ThreadPoolExecutor() as pool:
     for together in FAULTS:
         wrong = list(filter(None, pool.map(lambda case: lose(run, *case), together)))

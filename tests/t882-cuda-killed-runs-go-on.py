@@ -2,7 +2,6 @@
 #TEST labels=cuda,mpi,slow timeout=1800 processors=2
 """t882 -- four emulated ranks with NCCL leave the bits of one, and so do two that are killed with SIGKILL in the middle of each stage and started again."""
 
-import os
 import pathlib
 import signal
 import subprocess
@@ -10,19 +9,14 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "support"))
-import experiment
-from experiment import SKIP, Experiment, compare, need_program
+from emulated import EMULATED, need_emulated, use
+from experiment import Experiment, compare
 
-EMULATED = pathlib.Path(os.environ.get("BINARY_DIR", ".")) / "tests/tercet_cuda_on_cpu"
 SHRUNK = ["device=cuda", "model.layers=1", "sft.steps=6", "rm.steps=6", "ppo.iterations=3", "ppo.epochs=1", "ppo.batch=8", "ppo.max_new=6", "checkpoint_every=1"]
 STAGES = ("sft", "rm", "ppo")
 
-need_program()
-if not EMULATED.exists():
-    print("SKIP: no emulated program: it needs g++ and the headers of the CUDA toolkit")
-    sys.exit(SKIP)
-experiment.TERCET = str(EMULATED)
-os.environ.update(CUDA_ON_CPU_DEVICES="8", CUDA_ON_CPU_STREAMS="latest", CUDA_ON_CPU_ORDER="random:3")
+need_emulated()
+use(EMULATED, DEVICES="8", STREAMS="latest", ORDER="random:3")
 with Experiment() as run:
     for stage in STAGES:
         run.stage(stage, "one", *SHRUNK)
@@ -32,7 +26,7 @@ with Experiment() as run:
     yaml = run.yaml("killed")
     for stage in STAGES:
         metrics = run.folder / "killed" / stage / "metrics.jsonl"
-        child = subprocess.Popen([experiment.TERCET, "run", str(yaml), "ranks=2", *SHRUNK], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen([str(EMULATED), "run", str(yaml), "ranks=2", *SHRUNK], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.time() + 600
         while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
             if child.poll() is not None or time.time() > deadline:

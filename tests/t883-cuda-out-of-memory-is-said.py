@@ -3,28 +3,22 @@
 """t883 -- a GPU that refuses memory behind the plan's check (somebody else is on it, or the plan was wrong) ends the program on all ranks, with code 5, what the plan
 was and what is unused."""
 
-import os
 import pathlib
 import re
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "support"))
-import experiment
-from experiment import SKIP, Experiment, need_program
+from emulated import EMULATED, need_emulated, use
+from experiment import Experiment
 
-EMULATED = pathlib.Path(os.environ.get("BINARY_DIR", ".")) / "tests/tercet_cuda_on_cpu"
 WORDS = r"rank (\d): out of memory: arena (\w+) cannot grow from (\d+) to (\d+) bytes: cuda device (\d) gives no more: (\d+) of its (\d+) bytes are unused, this program's arenas hold (\d+), and the plan of all it takes is (\d+) bytes\n"
 SHRUNK = ["device=cuda", "model.layers=1", "sft.steps=3", "sft.eval_every=0"]
 
-need_program()
-if not EMULATED.exists():
-    print("SKIP: no emulated program: it needs g++ and the headers of the CUDA toolkit")
-    sys.exit(SKIP)
-experiment.TERCET = str(EMULATED)
+need_emulated()
 with Experiment() as run:
     for ranks, device in ((1, 0), (2, 1)):
-        os.environ.update(CUDA_ON_CPU_DEVICES=str(ranks), CUDA_ON_CPU_REFUSE=f"{device}:{100 << 20}")
+        use(EMULATED, DEVICES=str(ranks), REFUSE=f"{device}:{100 << 20}")
         began = time.monotonic()
         done = run.stage("sft", f"refused{ranks}", *SHRUNK, ranks=ranks if ranks > 1 else 0, expect=(5,))
         took = time.monotonic() - began
