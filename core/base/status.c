@@ -63,27 +63,35 @@ const char *status_name(StatusCode code)
     return index < sizeof names / sizeof *names ? names[index] : "unknown";
 }
 
+/* By one write: on this stream the lines of ranks meet, and what mpirun says of them. */
+static void say(const char *before, const char *format, va_list arguments)
+{
+    char line[2 * MESSAGE_BYTES];
+    size_t used = (size_t)snprintf(line, MESSAGE_BYTES, "tercet: rank %d: %s", process_rank, before);
+    used = used < MESSAGE_BYTES ? used : MESSAGE_BYTES - 1;
+    vsnprintf(line + used, sizeof line - used - 1, format, arguments);
+    strcat(line, "\n");
+    fputs(line, stderr);
+    fflush(stderr);
+}
+
 void status_abort(const char *file, int line, const char *condition, const char *format, ...)
 {
-    fprintf(stderr, "tercet: rank %d: %s:%d: REQUIRE(%s) failed: ", process_rank, file, line, condition);
+    char before[MESSAGE_BYTES];
+    snprintf(before, sizeof before, "%s:%d: REQUIRE(%s) failed: ", file, line, condition);
     va_list arguments;
     va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
+    say(before, format, arguments);
     va_end(arguments);
-    fputc('\n', stderr);
-    fflush(stderr);
     abort();
 }
 
 void status_leave(StatusCode code, const char *format, ...)
 {
-    fprintf(stderr, "tercet: rank %d: ", process_rank);
     va_list arguments;
     va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
+    say("", format, arguments);
     va_end(arguments);
-    fputc('\n', stderr);
-    fflush(stderr);
     if (process_leave)
         process_leave(code);
     _exit((int)code);
