@@ -2,7 +2,9 @@
  *
  * Formulas: rank_loss in core/tensor/ops.h (Ouyang et al. 2022 eq. 1; Plackett-Luce). All answers of a prompt are one group, read once each, in
  * one unit; a group weighs 1 / groups of the step (ppo-checklist 47-49). The mean and deviation of held-out rewards are stored, for who normalises. */
+#define _GNU_SOURCE /* qsort_r */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/memory.h"
@@ -23,10 +25,46 @@ typedef struct Rm {
     StepExamples examples;
     const Dataset *source;
     UnitBatch unit;
+    int64_t *texts; /* (texts) while evaluating: one sequence of each text, in units of text_plan */
+    UnitPlan text_plan;
+    float *rewards; /* (texts) */
+    double held_out_stats[RANK_STATS];
+    int64_t held_out_step; /* when they were made; -1: not yet */
     double first_loss, last_loss, accuracy, margin, best_accuracy;
     double reward_mean, reward_deviation;
     int64_t best_step;
 } Rm;
+
+/* Scores at the last tokens of what rm->unit holds. */
+static Tensor rm_rewards(Rm *rm, Exec *exec)
+{
+    unit_batch_upload(&rm->unit, exec);
+    Tensor hidden = model_hidden(&rm->model, exec, &rm->unit.batch, rm->unit.wanted, NULL);
+    return model_score(&rm->model, exec, hidden);
+}
+
+/* The loss over groups [first, first + groups) of rm->examples, whose answers have `reward` (answers). */
+static void rm_loss(Rm *rm, Exec *exec, Tensor reward, int64_t first, int64_t groups, Tensor stats)
+{
+    const StepExamples *step = &rm->examples;
+    int64_t begin = step->group_start[first], answers = step->group_start[first + groups] - begin;
+    float *strengths = memory_borrow((size_t)answers, sizeof *strengths);
+    float *weights = memory_borrow((size_t)groups, sizeof *weights);
+    int32_t *starts = memory_borrow((size_t)groups + 1, sizeof *starts);
+    for (int64_t i = 0; i < answers; i++)
+        strengths[i] = dataset_sequence(rm->source, step->sequence[begin + i]).strength;
+    for (int64_t g = 0; g < groups; g++) {
+        weights[g] = (float)(1.0 / (double)step->examples);
+        starts[g + 1] = (int32_t)(step->group_start[first + g + 1] - begin);
+    }
+    Tensor strength = unit_batch_floats(exec, strengths, answers);
+    Tensor weight = unit_batch_floats(exec, weights, groups);
+    Tensor start = unit_batch_ints(exec, starts, groups + 1);
+    memory_return(&starts);
+    memory_return(&weights);
+    memory_return(&strengths);
+    rank_loss(exec, rm->config.loss, reward, strength, start, weight, (float)rm->config.margin_scale, stats);
+}
 
 /* One unit: every answer once, its score at the last token, the loss over its groups. */
 static Status rm_unit(void *context, int64_t index, Exec *exec, Tensor stats)
@@ -36,33 +74,89 @@ static Status rm_unit(void *context, int64_t index, Exec *exec, Tensor stats)
     int64_t first = step->plan.unit_start[index], groups = step->plan.unit_start[index + 1] - first;
     if (groups == 0)
         return status_ok();
-    int64_t answers = step->group_start[first + groups] - step->group_start[first];
-    float *strengths = memory_borrow((size_t)answers, sizeof *strengths);
-    float *weights = memory_borrow((size_t)groups, sizeof *weights);
-    int32_t *starts = memory_borrow((size_t)groups + 1, sizeof *starts);
     unit_batch_begin(&rm->unit);
-    for (int64_t g = 0; g < groups; g++) {
-        for (int64_t s = step->group_start[first + g]; s < step->group_start[first + g + 1]; s++) {
-            Sequence answer = dataset_sequence(rm->source, step->sequence[s]);
-            strengths[rm->unit.rows] = answer.strength;
-            unit_batch_sequence(&rm->unit, answer.token, answer.count);
-            unit_batch_row(&rm->unit, answer.count - 1, 0, 0);
-        }
-        weights[g] = (float)(1.0 / (double)step->examples);
-        starts[g + 1] = (int32_t)rm->unit.rows;
+    for (int64_t s = step->group_start[first]; s < step->group_start[first + groups]; s++) {
+        Sequence answer = dataset_sequence(rm->source, step->sequence[s]);
+        unit_batch_sequence(&rm->unit, answer.token, answer.count);
+        unit_batch_row(&rm->unit, answer.count - 1, 0, 0);
     }
-    unit_batch_upload(&rm->unit, exec);
-    Tensor hidden = model_hidden(&rm->model, exec, &rm->unit.batch, rm->unit.wanted, NULL);
-    Tensor reward = model_score(&rm->model, exec, hidden);
-    Tensor strength = unit_batch_floats(exec, strengths, rm->unit.rows);
-    Tensor weight = unit_batch_floats(exec, weights, groups);
-    Tensor start = unit_batch_ints(exec, starts, groups + 1);
-    memory_return(&starts);
-    memory_return(&weights);
-    memory_return(&strengths);
-    rank_loss(exec, rm->config.loss, reward, strength, start, weight, (float)rm->config.margin_scale, stats);
-    if (exec->tape)
-        tape_backward(exec);
+    rm_loss(rm, exec, rm_rewards(rm, exec), first, groups, stats);
+    tape_backward(exec);
+    return status_ok();
+}
+
+/* ---- Evaluation: the same text may stand in many pairs, and is read once ---- */
+
+static int compare_texts(const Rm *rm, int64_t a, int64_t b)
+{
+    Sequence x = dataset_sequence(rm->source, rm->examples.sequence[a]);
+    Sequence y = dataset_sequence(rm->source, rm->examples.sequence[b]);
+    if (x.count != y.count)
+        return x.count < y.count ? -1 : 1;
+    return memcmp(x.token, y.token, (size_t)x.count * sizeof *x.token);
+}
+
+static int compare_answers(const void *a, const void *b, void *rm)
+{
+    int64_t i = *(const int64_t *)a, j = *(const int64_t *)b;
+    int order = compare_texts(rm, i, j);
+    return order ? order : (i > j) - (i < j);
+}
+
+/* texts (answers at most): a sequence of each different text, by length; text (answers): which of them each answer is. Returns their number, and
+ * cuts text_plan. */
+static int64_t rm_find_texts(Rm *rm, int64_t answers, int64_t *texts, int64_t *text)
+{
+    int64_t *order = memory_borrow((size_t)answers, sizeof *order);
+    int64_t *length = memory_borrow((size_t)answers, sizeof *length);
+    int64_t count = 0;
+    for (int64_t i = 0; i < answers; i++)
+        order[i] = i;
+    qsort_r(order, (size_t)answers, sizeof *order, compare_answers, rm);
+    for (int64_t i = 0; i < answers; i++) {
+        if (i == 0 || compare_texts(rm, order[i - 1], order[i]) != 0) {
+            texts[count] = rm->examples.sequence[order[i]];
+            length[count] = dataset_sequence(rm->source, texts[count]).count;
+            count++;
+        }
+        text[order[i]] = count - 1;
+    }
+    units_plan(&rm->text_plan, length, count, rm->config.unit_tokens, rm->stage.run.lanes);
+    memory_return(&length);
+    memory_return(&order);
+    return count;
+}
+
+/* One unit of texts: their rewards. */
+static Status rm_text_unit(void *context, int64_t index, Exec *exec, Tensor stats)
+{
+    (void)stats;
+    Rm *rm = context;
+    int64_t from = rm->text_plan.unit_start[index], to = rm->text_plan.unit_start[index + 1];
+    unit_batch_begin(&rm->unit);
+    for (int64_t i = from; i < to; i++) {
+        Sequence text = dataset_sequence(rm->source, rm->texts[i]);
+        unit_batch_sequence(&rm->unit, text.token, text.count);
+        unit_batch_row(&rm->unit, text.count - 1, 0, 0);
+    }
+    if (from < to)
+        tensor_read(exec->device, rm_rewards(rm, exec), rm->rewards + from);
+    return status_ok();
+}
+
+/* Every rank reads its units of texts, and has the rewards of all. [collective] */
+static Status rm_read_texts(Rm *rm)
+{
+    Comm *comm = rm->stage.comm;
+    int64_t units = rm->text_plan.units, lanes = rm->stage.run.lanes;
+    TRY(units_evaluate(comm, &rm->stage.exec, lanes, units, rm_text_unit, rm, 0, NULL));
+    size_t *offsets = memory_borrow((size_t)comm_size(comm) + 1, sizeof *offsets);
+    for (int rank = 0; rank < comm_size(comm); rank++) {
+        int64_t to = shard_rank_units(units, lanes, comm_size(comm), rank).to;
+        offsets[rank + 1] = (size_t)rm->text_plan.unit_start[to] * sizeof *rm->rewards;
+    }
+    comm_allgather_parts(comm, rm->rewards, offsets);
+    memory_return(&offsets);
     return status_ok();
 }
 
@@ -74,11 +168,33 @@ static double rm_ratio(double part, double whole)
 /* Loss, pair accuracy, margin, and the rewards' mean and deviation over a whole data set. */
 static Status rm_evaluate(Rm *rm, const Dataset *dataset, double stats[RANK_STATS])
 {
+    Exec *exec = &rm->stage.exec;
     rm->source = dataset;
     batch_step(&rm->examples, dataset, 0, 0, dataset_examples_per_epoch(dataset), false, rm->config.unit_tokens,
                rm->stage.run.lanes);
-    Status status = units_evaluate(rm->stage.comm, &rm->stage.exec, rm->stage.run.lanes, rm->examples.plan.units,
-                                   rm_unit, rm, RANK_STATS, stats);
+    int64_t groups = rm->examples.examples, answers = rm->examples.group_start[groups];
+    int64_t *text = memory_borrow((size_t)answers, sizeof *text);
+    rm->texts = memory_borrow((size_t)answers, sizeof *rm->texts);
+    int64_t texts = rm_find_texts(rm, answers, rm->texts, text);
+    rm->rewards = memory_borrow((size_t)texts, sizeof *rm->rewards);
+    Status status = rm_read_texts(rm);
+    if (!status_failed(status)) {
+        size_t mark = arena_mark(exec->step);
+        float *rewards = memory_borrow((size_t)answers, sizeof *rewards);
+        for (int64_t i = 0; i < answers; i++)
+            rewards[i] = rm->rewards[text[i]];
+        Tensor reward = unit_batch_floats(exec, rewards, answers);
+        memory_return(&rewards);
+        Tensor sums = tensor_new1(exec->step, DTYPE_F64, RANK_STATS);
+        tensor_zero(exec->device, sums);
+        rm_loss(rm, exec, reward, 0, groups, sums);
+        memset(stats, 0, RANK_STATS * sizeof *stats);
+        tensor_read(exec->device, sums, stats);
+        arena_rewind(exec->step, mark);
+    }
+    memory_return(&rm->rewards);
+    memory_return(&rm->texts);
+    memory_return(&text);
     return status;
 }
 
@@ -89,8 +205,9 @@ static Status rm_evaluate_when_due(Rm *rm, int64_t steps_total)
     if (!rm->held_out || !(edge || (rm->config.eval_every > 0 && stage->step_index % rm->config.eval_every == 0)))
         return status_ok();
     stage_phase(stage, "evaluate");
-    double stats[RANK_STATS];
+    double *stats = rm->held_out_stats;
     TRY(rm_evaluate(rm, rm->held_out, stats));
+    rm->held_out_step = stage->step_index;
     TRY(stage_check_finite(stage, "held-out loss", stats[RANK_LOSS]));
     rm->accuracy = rm_ratio(stats[RANK_CORRECT], stats[RANK_PAIRS]);
     rm->margin = rm_ratio(stats[RANK_MARGIN], stats[RANK_PAIRS]);
@@ -110,9 +227,10 @@ static Status rm_evaluate_when_due(Rm *rm, int64_t steps_total)
 /* Mean and deviation of rewards on held-out answers (on the training answers when there are none held out). */
 static Status rm_measure_rewards(Rm *rm)
 {
-    double stats[RANK_STATS];
+    double *stats = rm->held_out_stats;
     stage_phase(&rm->stage, "evaluate");
-    TRY(rm_evaluate(rm, rm->held_out ? rm->held_out : rm->train, stats));
+    if (rm->held_out_step != rm->stage.step_index)
+        TRY(rm_evaluate(rm, rm->held_out ? rm->held_out : rm->train, stats));
     TRY(stage_check_finite(&rm->stage, "squared reward", stats[RANK_REWARD_SQUARED]));
     double mean = rm_ratio(stats[RANK_REWARD], stats[RANK_ANSWERS]);
     double variance = rm_ratio(stats[RANK_REWARD_SQUARED], stats[RANK_ANSWERS]) - mean * mean;
@@ -188,7 +306,7 @@ static Status rm_train(Rm *rm)
     stage_state_int(stage, "best_step", &rm->best_step);
     stage_state_double(stage, "reward_mean", &rm->reward_mean);
     stage_state_double(stage, "reward_deviation", &rm->reward_deviation);
-    rm->best_step = -1;
+    rm->best_step = rm->held_out_step = -1;
     rm->reward_deviation = 1;
     steps_total = stage_steps(stage, steps_total, STAGE_STEPS_ENOUGH);
     bool resumed = false;
@@ -225,6 +343,7 @@ Status rm_run(Comm *comm, Device *device, const Config *config, StageMemory *mem
     dataset_close(&rm->train);
     dataset_close(&rm->held_out);
     batch_step_free(&rm->examples);
+    units_free(&rm->text_plan);
     unit_batch_free(&rm->unit);
     model_close(&rm->model);
     tokenizer_close(&rm->tokenizer);
