@@ -3,10 +3,11 @@
 """Whatever a user does wrong ends soon, on every rank, with one line that names it, and leaves nothing half-written.
 
 Each case runs the program alone and on two ranks, and asks for: the documented exit code on every rank; exactly one `error:` line with the words
-that name the trouble; no temporary file and no new artifact. Ranks are watched one by one: the launcher is told not to end those that are left
-when one fails, so a rank that waits for ever is a timeout here.
+that name the trouble; and all of them together for no temporary file and no new artifact (each stage has an output directory of its own). Ranks
+are watched one by one: the launcher is told not to end those that are left when one fails, so a rank that waits for ever is a timeout here.
 """
 
+import concurrent.futures
 import os
 import pathlib
 import re
@@ -44,13 +45,21 @@ def artifacts(folder):
     }
 
 
+cases = []
+
+
 def refuse(what, words, code, *names, ranks=(0, 2), stdin=None, limit_kib=0):
+    """Puts a case on the list, once for each number of ranks (0: alone)."""
+    cases.append((what, [str(w) for w in words], code, names, ranks, stdin, limit_kib))
+
+
+def run_case(case):
+    what, words, code, names, ranks, stdin, limit_kib = case
     for count in ranks:
         codes = pathlib.Path(tempfile.mkdtemp(prefix="codes-", dir=scratch))
         launcher = MPIRUN[:-1] + ["--mca", "orte_abort_on_non_zero_status", "0", "-np", str(count)] if count else []
         limit = f"ulimit -f {limit_kib}; " if limit_kib else ""
-        command = launcher + ["sh", "-c", limit + KEEP_CODE, "sh", str(codes), TERCET] + [str(w) for w in words]
-        before = artifacts(run.folder)
+        command = launcher + ["sh", "-c", limit + KEEP_CODE, "sh", str(codes), TERCET] + words
         label = f"{what}, {count or 1} rank{'s' if count > 1 else ''}"
         try:
             done = subprocess.run(command, capture_output=True, input=stdin, timeout=SECONDS, start_new_session=True)
@@ -69,16 +78,21 @@ def refuse(what, words, code, *names, ranks=(0, 2), stdin=None, limit_kib=0):
                 failed(f"{label}: the line does not name '{name}': {lines[0]}")
         for stray in re.findall(r".*(?:Sanitizer|Assertion|HDF5-DIAG|REQUIRE).*", text):
             failed(f"{label}: {stray}")
-        temporaries = [str(p) for p in run.folder.rglob("*.tmp")]
-        if temporaries:
-            failed(f"{label}: left {temporaries}")
-            for path in temporaries:
-                os.unlink(path)
-        after = artifacts(run.folder)
-        changed = sorted(set(before) ^ set(after)) or [p for p in after if after[p] != before[p]]
-        if changed:
-            failed(f"{label}: files appeared, went or changed: {changed}")
         print(f"{label}: {lines[0][:200] if lines else 'NO LINE'}", flush=True)
+
+
+def run_cases():
+    """All of them, several at a time, as most of a launch is waiting. None may leave anything, so what is there is compared around them all."""
+    before = artifacts(run.folder)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        list(pool.map(run_case, cases))
+    temporaries = [str(p) for p in run.folder.rglob("*.tmp")]
+    if temporaries:
+        failed(f"left {temporaries}")
+    after = artifacts(run.folder)
+    changed = sorted(set(before) ^ set(after)) + [p for p in after if after[p] != before.get(p, after[p])]
+    if changed:
+        failed(f"files appeared, went or changed: {changed}")
 
 
 def copy_with(path, name, change):
@@ -277,6 +291,8 @@ with Experiment() as run:
     refuse("export: truncated", ["export", "--model", scratch / "cut-policy.h5", "--out", scratch / "exported"], INPUT, "cut-policy.h5", ranks=(0,))
     refuse("run: missing experiment", ["run", scratch / "none.yaml"], IO, "none.yaml", ranks=(0,))
     refuse("tokenizer: missing text", ["tokenizer", "train", "--vocab", "300", "--out", out, scratch / "none.txt"], IO, "none.txt", ranks=(0,))
+
+    run_cases()
 
     # --- What is damaged in the cache of tokenised data is made again, and the run goes on.
     cache = sorted((good / "data").glob("*.h5"))
