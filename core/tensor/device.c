@@ -86,7 +86,7 @@ void device_run(Device *device, OpKind op, const void *args)
     }
     arena_rewind(&device->scratch, mark);
 #ifdef TERCET_CHECKED
-    if (device->backend->computes && device->backend->host_visible)
+    if (device->backend->computes && device->backend->host_visible && !device->keeping)
         op_require_finite(op, args);
 #endif
 }
