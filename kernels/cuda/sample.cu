@@ -305,46 +305,46 @@ template <bool PACKS> __global__ void __launch_bounds__(SEARCH_THREADS) sample_s
     SHARED(unsigned, prefix, [1]);
     const int64_t row = blockIdx.x / s.segments, segment = blockIdx.x % s.segments;
     const Sum best = s.row_best[row];
-    if (best == NOT_FINITE) /* the whole block */
-        return;
-    const float largest = logit_of(best_key(best));
-    const int digit = DIGITS - 1 - pass % DIGITS, me = (int)threadIdx.x;
-    if (me == 0) {
-        const Search search = search_before(&s, row, pass, largest);
-        prefix[0] = search.key;
-        if (segment == 0)
-            s.search[row * s.searches * DIGITS + pass] = search;
-    }
-    for (int value = 0; value < BINS; value++) {
-        weight[value][me] = 0;
-        count[value][me] = 0;
-    }
-    __syncthreads();
-    const unsigned decided = prefix[0], mask = digit == DIGITS - 1 ? 0 : ~0u << (digit + 1) * DIGIT_BITS;
-    segment_each<PACKS>(&s, row, segment, [&](int64_t, float logit) {
-        const unsigned key = key_of(logit), value = key >> digit * DIGIT_BITS & (BINS - 1);
-        if ((key & mask) != decided)
-            return;
-        weight[value][me] += weight_of(logit, largest, &s);
-        count[value][me]++;
-    });
-    __syncthreads();
-    constexpr int LANES = (int)SEARCH_THREADS / BINS, EVERY = (int)SEARCH_THREADS / LANES;
-    const int value = me / LANES, lane = me % LANES;
-    Sum weights = 0, counts = 0;
-    for (int i = 0; i < EVERY; i++) {
-        const int column = (i + value) % EVERY * LANES + lane;
-        weights += weight[value][column];
-        counts += count[value][column];
-    }
-    for (int distance = LANES / 2; distance > 0; distance /= 2) {
-        weights += __shfl_xor_sync(FULL_WARP, weights, distance);
-        counts += __shfl_xor_sync(FULL_WARP, counts, distance);
-    }
-    if (lane == 0 && counts > 0) {
-        Bin *bin = &s.bin[(row * s.searches * DIGITS + pass) * BINS + value];
-        atomicAdd(&bin->count, counts);
-        atomicAdd(&bin->weight, weights);
+    if (best != NOT_FINITE) { /* the whole block, or nobody in it */
+        const float largest = logit_of(best_key(best));
+        const int digit = DIGITS - 1 - pass % DIGITS, me = (int)threadIdx.x;
+        if (me == 0) {
+            const Search search = search_before(&s, row, pass, largest);
+            prefix[0] = search.key;
+            if (segment == 0)
+                s.search[row * s.searches * DIGITS + pass] = search;
+        }
+        for (int value = 0; value < BINS; value++) {
+            weight[value][me] = 0;
+            count[value][me] = 0;
+        }
+        __syncthreads();
+        const unsigned decided = prefix[0], mask = digit == DIGITS - 1 ? 0 : ~0u << (digit + 1) * DIGIT_BITS;
+        segment_each<PACKS>(&s, row, segment, [&](int64_t, float logit) {
+            const unsigned key = key_of(logit), value = key >> digit * DIGIT_BITS & (BINS - 1);
+            if ((key & mask) != decided)
+                return;
+            weight[value][me] += weight_of(logit, largest, &s);
+            count[value][me]++;
+        });
+        __syncthreads();
+        constexpr int LANES = (int)SEARCH_THREADS / BINS, EVERY = (int)SEARCH_THREADS / LANES;
+        const int value = me / LANES, lane = me % LANES;
+        Sum weights = 0, counts = 0;
+        for (int i = 0; i < EVERY; i++) {
+            const int column = (i + value) % EVERY * LANES + lane;
+            weights += weight[value][column];
+            counts += count[value][column];
+        }
+        for (int distance = LANES / 2; distance > 0; distance /= 2) {
+            weights += __shfl_xor_sync(FULL_WARP, weights, distance);
+            counts += __shfl_xor_sync(FULL_WARP, counts, distance);
+        }
+        if (lane == 0 && counts > 0) {
+            Bin *bin = &s.bin[(row * s.searches * DIGITS + pass) * BINS + value];
+            atomicAdd(&bin->count, counts);
+            atomicAdd(&bin->weight, weights);
+        }
     }
 }
 
@@ -433,27 +433,28 @@ template <bool PACKS> __global__ void __launch_bounds__(THREADS) sample_draw(Sam
             s.args.token[row] = -1;
             s.args.logprob[row] = NAN;
         }
-        return;
-    }
-    const float largest = logit_of(best_key(best));
-    int id = best_id(best);
-    if (s.args.temperature > 0.0f) {
-        if (threadIdx.x == 0) {
-            cut[0] = {0, 0, total, 0}; /* no key is 0: all are greater */
-            if (s.searches > 0) {
-                const int pass = s.searches * DIGITS - 1;
-                const Search last = search_after(&s, row, pass);
-                cut[0] = search_end(&last, largest, search_counts(&s, pass), &s);
+    } else {
+        const float largest = logit_of(best_key(best));
+        int id = best_id(best);
+        if (s.args.temperature > 0.0f) {
+            if (threadIdx.x == 0) {
+                cut[0] = {0, 0, total, 0}; /* no key is 0: all are greater */
+                if (s.searches > 0) {
+                    const int pass = s.searches * DIGITS - 1;
+                    const Search last = search_after(&s, row, pass);
+                    cut[0] = search_end(&last, largest, search_counts(&s, pass), &s);
+                }
             }
+            __syncthreads();
+            const unsigned word = random_word(s.args.seed, s.args.subsequence[row], s.args.position[row]);
+            id = draw_id<PACKS>(&s, row, largest, cut[0], goal_of(cut[0].weight, word), part, chosen);
         }
-        __syncthreads();
-        const unsigned word = random_word(s.args.seed, s.args.subsequence[row], s.args.position[row]);
-        id = draw_id<PACKS>(&s, row, largest, cut[0], goal_of(cut[0].weight, word), part, chosen);
-    }
-    if (threadIdx.x == 0) {
-        const float logit = s.args.logits[row * s.args.ld + id];
-        s.args.token[row] = id;
-        s.args.logprob[row] = (float)((double)((logit - largest) * s.inverse) - log((double)total / (double)s.unit));
+        if (threadIdx.x == 0) {
+            const float logit = s.args.logits[row * s.args.ld + id];
+            s.args.token[row] = id;
+            s.args.logprob[row] =
+                (float)((double)((logit - largest) * s.inverse) - log((double)total / (double)s.unit));
+        }
     }
 }
 
