@@ -32,10 +32,10 @@ static void check_fill_add(Device *device)
 
 static void check_rope(Device *device)
 {
-    static const int64_t dims[] = {2, 8, 10, 64}, tokens_of[] = {1, 37, 300};
+    static const int64_t dims[] = {2, 4, 8, 10, 16, 64}, tokens_of[] = {1, 37, 300};
     enum { POSITIONS = 41, HEADS = 3, EXTRA = 5 };
-    for (int k = 0; k < 12; k++) {
-        int64_t dim = dims[k % 4], half = dim / 2, tokens = tokens_of[k / 4], stride = HEADS * dim + EXTRA;
+    for (int k = 0; k < 18; k++) {
+        int64_t dim = dims[k % 6], half = dim / 2, tokens = tokens_of[k / 6], stride = HEADS * dim + EXTRA;
         float *qkv = op_normal(tokens * stride, 3, 1.0), *table = op_floats(POSITIONS * dim);
         int32_t *position = op_below(tokens, 4, POSITIONS);
         for (int64_t p = 0; p < POSITIONS; p++)

@@ -18,8 +18,8 @@ import tempfile
 # Instructions per byte or per FLOP, a third above what gcc 12 makes of these shapes (rows of 64 floats). A vector has 32 bytes.
 BOUNDS = {
     "gemm": ("FLOP", 0.25),
-    "attention_forward": ("FLOP", 0.56),
-    "attention_backward": ("FLOP", 0.55),
+    "attention_forward": ("FLOP", 0.50),
+    "attention_backward": ("FLOP", 0.49),
     "norm_forward": ("bytes", 0.37),
     "norm_backward": ("bytes", 0.54),
     "rope": ("bytes", 0.46),

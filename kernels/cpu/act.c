@@ -63,6 +63,35 @@ static void rope_tokens(const RopeArgs *args, Share tokens)
     }
 }
 
+/* Heads of which a register holds some: their halves change places in it. */
+static void rope_narrow(const RopeArgs *args, Share tokens)
+{
+    int64_t dim = args->head_dim, half = dim / 2, width = args->heads * dim;
+    VecI cosines, sines, partner;
+    Vec sign;
+    for (int lane = 0; lane < LANES; lane++) {
+        cosines[lane] = (int32_t)(lane % half * 2);
+        sines[lane] = cosines[lane] + 1;
+        partner[lane] = lane ^ (int32_t)half;
+        sign[lane] = ((lane & half) == 0) == args->inverse ? 1.0f : -1.0f;
+    }
+    for (int64_t t = tokens.from; t < tokens.to; t++) {
+        const float *table = args->table + args->position[t] * dim;
+        Vec row = dim < LANES ? vec_load_part(table, dim, 0.0f) : vec_load(table);
+        Vec cosine = __builtin_shuffle(row, cosines), sine = __builtin_shuffle(row, sines) * sign;
+        float *x = floats(args->qkv) + t * args->stride;
+        int64_t i = 0;
+        for (; i + LANES <= width; i += LANES) {
+            Vec head = vec_load(x + i);
+            vec_store(x + i, head * cosine + __builtin_shuffle(head, partner) * sine);
+        }
+        if (i < width) {
+            Vec head = vec_load_part(x + i, width - i, 0.0f);
+            vec_store_part(x + i, head * cosine + __builtin_shuffle(head, partner) * sine, width - i);
+        }
+    }
+}
+
 void KERNEL(rope)(Device *device, const RopeArgs *args)
 {
     REQUIRE(args->head_dim <= 512, "head_dim %lld is above 512", (long long)args->head_dim);
@@ -70,8 +99,9 @@ void KERNEL(rope)(Device *device, const RopeArgs *args)
         REQUIRE(args->position[t] >= 0 && args->position[t] < args->positions_max,
                 "position of token %lld is %d, outside [0, %lld)", (long long)t, args->position[t],
                 (long long)args->positions_max);
-    ON_THREADS(cpu_threads(device, 3.0 * (double)args->tokens * (double)(args->heads * args->head_dim)),
-               rope_tokens(args, cpu_share(args->tokens, 1)));
+    int threads = cpu_threads(device, 3.0 * (double)args->tokens * (double)(args->heads * args->head_dim));
+    bool narrow = args->head_dim >= 4 && args->head_dim <= LANES && LANES % args->head_dim == 0;
+    ON_THREADS(threads, (narrow ? rope_narrow : rope_tokens)(args, cpu_share(args->tokens, 1)));
 }
 
 /* Standard normal distribution function and density. */
