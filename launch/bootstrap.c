@@ -15,6 +15,7 @@
 #include "core/base/signal.h"
 #include "core/config/config.h"
 #include "core/h5/h5.h"
+#include "launch/cores.h"
 #include "launch/environment.h"
 
 /* The CPU quota of this control group in whole cores (cgroup 2: "QUOTA PERIOD" in microseconds), or 0: none. A container
@@ -64,6 +65,9 @@ static void count_cores_of_node(Bootstrap *bootstrap)
     cpu_set_t mine = own_cores(), *all = memory_new((size_t)bootstrap->node_ranks, sizeof *all);
     MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all, sizeof mine, MPI_BYTE, node);
     int cores = share_cores(&mine, all, bootstrap->node_ranks);
+    bootstrap->unbound = true;
+    for (int i = 0; i < bootstrap->node_ranks; i++)
+        bootstrap->unbound = bootstrap->unbound && CPU_EQUAL(&mine, &all[i]);
     MPI_Allreduce(&cores, &bootstrap->cores_auto, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
     memory_free(&all);
     MPI_Comm_free(&node);
@@ -129,7 +133,7 @@ Status bootstrap_open(Bootstrap *bootstrap)
     return status;
 }
 
-int bootstrap_set_threads(const Bootstrap *bootstrap, int64_t threads)
+int bootstrap_set_threads(Bootstrap *bootstrap, int64_t threads)
 {
     const int count = threads == CONFIG_AUTO ? bootstrap->cores_auto : (int)threads;
     REQUIRE(count >= 1, "%d threads", count);
@@ -140,7 +144,16 @@ int bootstrap_set_threads(const Bootstrap *bootstrap, int64_t threads)
                  bootstrap->cores_auto == 1 ? "" : "s");
     omp_set_dynamic(0);
     omp_set_num_threads(count);
+    if (bootstrap->unbound && bootstrap->kept == 0)
+        bootstrap->kept = cores_keep(bootstrap->node_rank, bootstrap->node_ranks, count, quota_cores());
     return count;
+}
+
+const char *bootstrap_binding(const Bootstrap *bootstrap)
+{
+    return bootstrap->kept > 0   ? "; each rank keeps to its own cores"
+           : bootstrap->uses_mpi ? "; cores as they were given"
+                                 : "";
 }
 
 void bootstrap_close(Bootstrap *bootstrap)

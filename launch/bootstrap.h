@@ -18,6 +18,8 @@ typedef struct Bootstrap {
     int node_ranks; /* ranks on this machine, this one included */
     int node_rank;  /* which of them this one is */
     int cores_auto; /* what `threads: auto` comes to */
+    bool unbound;   /* several ranks, and the launcher left the same cores to all of this machine */
+    int kept;       /* cores that this rank keeps to since bootstrap_set_threads; 0: it may use what it was given */
 } Bootstrap;
 
 /* Idle threads sleep soon, here and in programs started from here, unless the environment says otherwise. GNU's OpenMP
@@ -28,8 +30,11 @@ void bootstrap_calm_threads(char **argv);
  * singletons, which would all write the same files). Sets the rank of messages. [collective] */
 Status bootstrap_open(Bootstrap *bootstrap);
 /* Set the threads of OpenMP, and so of the kernels and oneDNN. `threads`: CONFIG_AUTO or a number. Returns the number in
- * use; warns where more were asked for than there are cores. [local] */
-int bootstrap_set_threads(const Bootstrap *bootstrap, int64_t threads);
+ * use; warns where more were asked for than there are cores. Before the first parallel region: where the launcher bound
+ * nothing, each rank keeps to its part of the cores (cores.h). [local] */
+int bootstrap_set_threads(Bootstrap *bootstrap, int64_t threads);
+/* How ranks are bound, for a person. [local] */
+const char *bootstrap_binding(const Bootstrap *bootstrap);
 /* Ends MPI. Every rank must come here, after the last use of the Comm. [collective] */
 void bootstrap_close(Bootstrap *bootstrap);
 /* Leave alone, and take the other ranks along: for a failure that was not agreed on. Never returns. */

@@ -93,7 +93,7 @@ static Status open_gpu(const Bootstrap *bootstrap, const DeviceWish *wish, int g
     return status_ok();
 }
 
-Status devices_open(const Bootstrap *bootstrap, const DeviceWish *wish, Device *device)
+Status devices_open(Bootstrap *bootstrap, const DeviceWish *wish, Device *device)
 {
     bool cuda;
     int gpus, threads = bootstrap_set_threads(bootstrap, wish->threads);

@@ -22,7 +22,7 @@ typedef struct DeviceWish {
 /* As the root keys say. */
 DeviceWish device_wish_of(const RunConfig *run);
 /* STATUS_USAGE: no such device, or not on all ranks, or one for two ranks; STATUS_MEMORY. [collective] */
-Status devices_open(const Bootstrap *bootstrap, const DeviceWish *wish, Device *device);
+Status devices_open(Bootstrap *bootstrap, const DeviceWish *wish, Device *device);
 void devices_close(const Bootstrap *bootstrap, Device *device); /* [collective] */
 /* What a plan is made on. */
 typedef struct DevicePlan {

@@ -62,8 +62,9 @@ Status verb_stage(Launch *launch, int argc, char **argv)
         status = lock_stage(launch, run.output, row->name, &lock);
     if (!status_failed(status)) {
         const char *policy = environment_get(ENVIRONMENT_WAIT_POLICY), *spin = environment_get(ENVIRONMENT_SPIN_COUNT);
-        log_info("%s: %d rank%s on %s; idle threads: %s%s", row->name, comm_size(launch->bootstrap.comm),
+        log_info("%s: %d rank%s on %s%s; idle threads: %s%s", row->name, comm_size(launch->bootstrap.comm),
                  comm_size(launch->bootstrap.comm) == 1 ? "" : "s", device_describe(&launch->device),
+                 bootstrap_binding(&launch->bootstrap),
                  spin     ? "sleep when they have spun "
                  : policy ? "wait as OMP_WAIT_POLICY says: "
                           : "wait as OpenMP does",

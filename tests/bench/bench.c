@@ -196,7 +196,7 @@ static Status bench_run(Bench *bench, const Work *work, char **words, double sta
         TRY(device_arena(&bench->device, &bench->model, "bench", 0));
         TRY(device_arena(&bench->device, &bench->step, "step", 0));
         bench->exec = (Exec){&bench->device, &bench->step, NULL};
-        log_info("%s", device_describe(&bench->device));
+        log_info("%s%s", device_describe(&bench->device), bootstrap_binding(&bench->bootstrap));
         status = work_run(bench, work, started);
         arena_close(&bench->step);
         arena_close(&bench->model);
