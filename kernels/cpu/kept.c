@@ -1,6 +1,8 @@
 /* kept.c -- lists of ops, noted and done: see kept.h. */
 #include "kernels/cpu/kept.h"
 
+#include <sched.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "core/base/memory.h"
@@ -174,15 +176,31 @@ static void strand_run(const Kept *kept, const Stretch *stretch)
     cpu_alone = false;
 }
 
+/* Whoever is done looks for the others rather than fall asleep: OpenMP's threads do after some microseconds (bootstrap.c), and are then woken in
+ * turn at every step, which costs more than the step. On a processor with others to run it lets them. */
+static void strands_await(const atomic_int *running)
+{
+    for (int looks = 1; atomic_load_explicit(running, memory_order_acquire) > 0; looks++)
+        if (looks % 1024 == 0)
+            sched_yield();
+}
+
 static void strands_run(Kept *kept, Stretch *stretch, size_t count)
 {
     Arena *scratch = &kept->device->scratch;
     size_t mark = arena_mark(scratch);
     for (size_t i = 0; i < count; i++)
         stretch[i].scratch_base = arena_alloc(scratch, stretch[i].scratch);
-#pragma omp parallel for schedule(static, 1) num_threads((int)min_i64((int64_t)count, kept->device->threads))
-    for (size_t i = 0; i < count; i++)
-        strand_run(kept, &stretch[i]);
+    atomic_int running = (int)count;
+#pragma omp parallel num_threads((int)min_i64((int64_t)count, kept->device->threads))
+    {
+#pragma omp for schedule(static, 1) nowait
+        for (size_t i = 0; i < count; i++) {
+            strand_run(kept, &stretch[i]);
+            atomic_fetch_sub_explicit(&running, 1, memory_order_release);
+        }
+        strands_await(&running);
+    }
     arena_rewind(scratch, mark);
 }
 
