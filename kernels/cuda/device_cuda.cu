@@ -12,6 +12,7 @@ enum {
         16, /* decode steps between reads: a read costs some tens of microseconds, a wasted row a 16th of a step at most */
     OLDEST_COMPUTE = 80, /* sm_80: bf16 mma.sync, cp.async */
     KERNELS_MAX = 4096,
+    GRAPHS_MIB = 64,
     TIMEOUT_SECONDS = 600, /* no op runs so long */
 };
 
@@ -328,6 +329,7 @@ size_t device_cuda_unused_bytes(const Device *device)
 
 size_t device_cuda_overhead_bytes(void)
 {
-    /* Context and kernels of an H100 under CUDA 12 and 13 as others report them (400 to 600 MB), and what open_parts() asks for. */
-    return ((size_t)600 << 20) + WORKSPACE_BYTES;
+    /* Context and kernels of an H100 under CUDA 12 and 13 as others report them (400 to 600 MB), what open_parts() asks for, and graphs of decode steps
+     * (core/model/decode.c keeps eight; some hundred kernels each, for which the driver keeps some KiB: 8 MiB a graph). */
+    return ((size_t)600 << 20) + WORKSPACE_BYTES + ((size_t)GRAPHS_MIB << 20);
 }

@@ -27,7 +27,7 @@ const char *device_cuda_identity(const Device *device);
 void device_cuda_plan(Device *device, size_t bytes);
 /* Bytes that nobody has taken yet; 0 for other backends. */
 size_t device_cuda_unused_bytes(const Device *device);
-/* Bytes beside the arenas: context, library workspace, loaded kernels; an estimate for plans, stated as such. */
+/* Bytes beside the arenas: context, library workspace, loaded kernels, kept graphs; an estimate for plans, stated as such. */
 size_t device_cuda_overhead_bytes(void);
 
 #endif
