@@ -35,6 +35,14 @@ typedef struct Rm {
     int64_t best_step;
 } Rm;
 
+/* One text more in rm->unit, to be scored at its last token. */
+static void rm_add_text(Rm *rm, int64_t sequence)
+{
+    Sequence text = dataset_sequence(rm->source, sequence);
+    unit_batch_sequence(&rm->unit, text.token, text.count);
+    unit_batch_row(&rm->unit, text.count - 1, 0, 0);
+}
+
 /* Scores at the last tokens of what rm->unit holds. */
 static Tensor rm_rewards(Rm *rm, Exec *exec)
 {
@@ -75,11 +83,8 @@ static Status rm_unit(void *context, int64_t index, Exec *exec, Tensor stats)
     if (groups == 0)
         return status_ok();
     unit_batch_begin(&rm->unit);
-    for (int64_t s = step->group_start[first]; s < step->group_start[first + groups]; s++) {
-        Sequence answer = dataset_sequence(rm->source, step->sequence[s]);
-        unit_batch_sequence(&rm->unit, answer.token, answer.count);
-        unit_batch_row(&rm->unit, answer.count - 1, 0, 0);
-    }
+    for (int64_t s = step->group_start[first]; s < step->group_start[first + groups]; s++)
+        rm_add_text(rm, step->sequence[s]);
     rm_loss(rm, exec, rm_rewards(rm, exec), first, groups, stats);
     tape_backward(exec);
     return status_ok();
@@ -134,11 +139,8 @@ static Status rm_text_unit(void *context, int64_t index, Exec *exec, Tensor stat
     Rm *rm = context;
     int64_t from = rm->text_plan.unit_start[index], to = rm->text_plan.unit_start[index + 1];
     unit_batch_begin(&rm->unit);
-    for (int64_t i = from; i < to; i++) {
-        Sequence text = dataset_sequence(rm->source, rm->texts[i]);
-        unit_batch_sequence(&rm->unit, text.token, text.count);
-        unit_batch_row(&rm->unit, text.count - 1, 0, 0);
-    }
+    for (int64_t i = from; i < to; i++)
+        rm_add_text(rm, rm->texts[i]);
     if (from < to)
         tensor_read(exec->device, rm_rewards(rm, exec), rm->rewards + from);
     return status_ok();

@@ -4,8 +4,6 @@
 over, no temporary file; a third start finds everything done."""
 
 import os
-import signal
-import subprocess
 import sys
 import time
 import pathlib
@@ -37,17 +35,7 @@ with Experiment() as run:
     expected = finals(run, "straight")
     yaml = run.yaml("killed")
     for stage in ("sft", "rm", "ppo"):
-        metrics = run.folder / "killed" / stage / "metrics.jsonl"
-        child = subprocess.Popen([TERCET, "run", str(yaml), *LONG], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.time() + 120
-        while not (metrics.exists() and metrics.read_text().count("\n") >= 5):
-            if child.poll() is not None or time.time() > deadline:
-                sys.exit(f"{stage}: ended or stuck before it could be killed (exit code {child.poll()})")
-            time.sleep(0.01)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        if (run.folder / "killed" / stage / "final.h5").exists():
-            sys.exit(f"{stage} was complete before it was killed: the test interrupted nothing")
+        run.kill_in_stage(stage, "killed", 5, *LONG)
     run.call("run", yaml, *LONG)
     found = finals(run, "killed")
     if found != expected:

@@ -3,10 +3,7 @@
 """t882 -- four emulated ranks with NCCL leave the bits of one, and so do two that are killed with SIGKILL in the middle of each stage and started again."""
 
 import pathlib
-import signal
-import subprocess
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "support"))
 from emulated import EMULATED, need_emulated, use
@@ -25,17 +22,7 @@ with Experiment() as run:
         print(f"{stage}: 4 emulated ranks leave the bits of one", flush=True)
     yaml = run.yaml("killed")
     for stage in STAGES:
-        metrics = run.folder / "killed" / stage / "metrics.jsonl"
-        child = subprocess.Popen([str(EMULATED), "run", str(yaml), "ranks=2", *SHRUNK], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.time() + 600
-        while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
-            if child.poll() is not None or time.time() > deadline:
-                sys.exit(f"{stage}: ended or stuck before it could be killed (exit code {child.poll()})")
-            time.sleep(0.05)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        if (run.folder / "killed" / stage / "final.h5").exists():
-            sys.exit(f"{stage} was complete before it was killed: the test interrupted nothing")
+        run.kill_in_stage(stage, "killed", 2, "ranks=2", *SHRUNK, timeout=600)
         print(f"{stage}: killed", flush=True)
     run.call("run", yaml, "ranks=2", *SHRUNK, timeout=900)
     for stage in STAGES:

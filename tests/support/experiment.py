@@ -9,9 +9,11 @@ import os
 import pathlib
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 TERCET = os.environ.get("TERCET", "")
 MPIRUN = shlex.split(os.environ.get("MPIRUN", ""))
@@ -118,6 +120,20 @@ class Experiment:
 
     def stage(self, stage, output, *overrides, ranks=0, expect=(0,), environment=None):
         return self.call(stage, self.yaml(output), *overrides, ranks=ranks, expect=expect, environment=environment)
+
+    def kill_in_stage(self, stage, output, lines, *overrides, timeout=120):
+        """`tercet run`, killed with SIGKILL when `stage` has so many lines of metrics."""
+        metrics = self.folder / output / stage / "metrics.jsonl"
+        child = subprocess.Popen([TERCET, "run", str(self.yaml(output)), *overrides], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.time() + timeout
+        while not (metrics.exists() and metrics.read_text().count("\n") >= lines):
+            if child.poll() is not None or time.time() > deadline:
+                sys.exit(f"{stage}: ended or stuck before it could be killed (exit code {child.poll()})")
+            time.sleep(0.01)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        if (self.folder / output / stage / "final.h5").exists():
+            sys.exit(f"{stage} was complete before it was killed: the test interrupted nothing")
 
     def digest(self, path):
         return self.call("inspect", path, "--digest").stdout.strip()
