@@ -41,6 +41,19 @@ static void test_cost_of_products_and_attention(void **state)
     attention.pairs = 72;
     op_cost(OP_attention_forward, &attention, &twice, &bytes);
     assert_true(flops >= 36.0 * 4 * 4 * 16 && twice == 2 * flops);
+    double longer, key_flops, key_bytes, longer_bytes;
+    attention.kv.k = &dummy;
+    op_cost(OP_attention_forward, &attention, &flops, &bytes);
+    op_cost_per_key(OP_attention_forward, &attention, &key_flops, &key_bytes);
+    attention.pairs += 3.0 * 8;
+    op_cost(OP_attention_forward, &attention, &longer, &longer_bytes);
+    assert_true(key_flops > 0 && longer == flops + 3 * key_flops);
+    assert_true(key_bytes == 4 * 2 * 2 * 16 && longer_bytes == bytes + 3 * key_bytes);
+    op_cost_per_key(OP_gemm, &gemm, &key_flops, &key_bytes);
+    assert_true(key_flops == 0 && key_bytes == 0);
+    attention.pairs = 36;
+    attention.kv.k = NULL;
+    op_cost(OP_attention_forward, &attention, &flops, &bytes);
     AttentionBackwardArgs backward = {
         .tokens = 8, .sequences = 1, .heads = 4, .kv_heads = 2, .head_dim = 16, .pairs = 36};
     op_cost(OP_attention_backward, &backward, &twice, &bytes);

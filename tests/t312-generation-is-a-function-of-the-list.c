@@ -356,8 +356,19 @@ static Status open_two_threads(Device *device)
     return device_open_cpu(device, 2, NULL);
 }
 
-/* Two threads each take their rows through a whole step, kept and replayed at once, or asked for op by op: the same bits, and the memory that a dry
- * run says. */
+/* (query, key) pairs of one head in one layer, whatever the steps were: each token meets itself and all before it. */
+static double pairs_of(const Job *job)
+{
+    double pairs = 0;
+    for (int i = 0; i < REQUESTS; i++) {
+        double fed = prompt_lengths[i] + (double)job->result[i].count - 1; /* the last token is not */
+        pairs += fed * (fed + 1) / 2;
+    }
+    return pairs;
+}
+
+/* Two threads each take their rows through a whole step, kept and replayed at once, or asked for op by op: the same bits, the memory that a dry
+ * run says, and the same count, though a step is kept with a shorter past than it is replayed with, and replayed with one that others have left. */
 static void test_kept_steps_give_the_same_bits(void **state)
 {
     (void)state;
@@ -370,6 +381,7 @@ static void test_kept_steps_give_the_same_bits(void **state)
     tiny_use_device(open_two_threads);
     Job job[2];
     size_t step_bytes[2], scratch_bytes[2];
+    OpCounter counter[2][OP_COUNT];
     for (int keeps = 0; keeps < 2; keeps++) {
         Tiny tiny;
         tiny_open(&tiny, &shape, HEAD_LM, 29, 6);
@@ -379,9 +391,11 @@ static void test_kept_steps_give_the_same_bits(void **state)
         tiny.device.backend = &backend;
         assert_int_equal(device_keeps(&tiny.device), keeps);
         job_make(&job[keeps], shape.vocab, 8);
+        device_counters_reset(&tiny.device);
         job_run(&tiny, &job[keeps], &options);
         step_bytes[keeps] = tiny.step.high_water;
         scratch_bytes[keeps] = tiny.device.scratch.high_water;
+        memcpy(counter[keeps], tiny.device.counter, sizeof counter[keeps]);
         tiny_close(&tiny);
     }
     tiny_use_device(NULL);
@@ -390,6 +404,13 @@ static void test_kept_steps_give_the_same_bits(void **state)
     assert_int_equal(step_bytes[0], step_bytes[1]);
     assert_int_equal(scratch_bytes[0], scratch_bytes[1]);
     assert_int_equal(scratch_bytes[0] > 0, 1);
+    for (int op = 0; op < OP_COUNT; op++) {
+        assert_int_equal(counter[1][op].calls, counter[0][op].calls);
+        assert_close(counter[1][op].flops, counter[0][op].flops, 1e-9, 0);
+        assert_close(counter[1][op].bytes, counter[0][op].bytes, 1e-9, 0);
+    }
+    const double per_pair = 4 * (4 * 8 + 4); /* heads of 8: two products, and softmax as cost.c counts it */
+    assert_close(counter[1][OP_attention_forward].flops, 2 * per_pair * pairs_of(&job[1]), 1e-9, 0);
 }
 
 int main(void)

@@ -327,6 +327,9 @@ static void check(const char *stage, const char *steps_key,
     expect_at_most(stage, "bytes", all.bytes, asked.bytes);
     /* Products cannot be done without: less than this, and the counters are broken. */
     assert_true(two[OP_gemm].flops - one[OP_gemm].flops >= 0.5 * step.op[OP_gemm].flops);
+    /* Nor can pairs; and a replayed decode step, which is asked for once, is to count those of now. */
+    assert_close(two[OP_attention_forward].flops - one[OP_attention_forward].flops, step.op[OP_attention_forward].flops,
+                 1e-9, 0);
 }
 
 static void test_sft(void **state)

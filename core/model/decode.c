@@ -10,7 +10,8 @@ enum { KEPT_MAX = 8 }; /* numbers of rows whose step is kept */
 
 typedef struct KeptStep {
     int64_t rows;
-    bool seen; /* run once as it is: libraries have loaded what they need */
+    bool seen;   /* run once as it is: libraries have loaded what they need */
+    double past; /* as Decode's, when it was kept */
     DeviceKept *work;
 } KeptStep;
 
@@ -219,8 +220,9 @@ static void step_run(Decode *decode)
         device_keep_begin(device);
         step_ask(decode);
         kept->work = device_keep_end(device);
+        kept->past = decode->past;
     }
-    device_replay(device, kept->work);
+    device_replay(device, kept->work, (decode->past - kept->past) / (double)decode->rows);
 }
 
 void decode_run(Decode *decode, int64_t steps, const int32_t **drawn)

@@ -240,3 +240,16 @@ void op_cost(OpKind op, const void *args, double *flops, double *bytes)
     *flops = cost.flops;
     *bytes = cost.bytes;
 }
+
+void op_cost_per_key(OpKind op, const void *args, double *flops, double *bytes)
+{
+    Cost now = {0, 0}, longer = {0, 0};
+    if (op == OP_attention_forward) {
+        AttentionForwardArgs attention = *(const AttentionForwardArgs *)args;
+        now = cost_attention_forward(&attention);
+        attention.pairs += (double)attention.tokens;
+        longer = cost_attention_forward(&attention);
+    }
+    *flops = longer.flops - now.flops;
+    *bytes = longer.bytes - now.bytes;
+}

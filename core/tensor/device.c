@@ -50,6 +50,13 @@ Status device_arena(Device *device, Arena *arena, const char *name, size_t limit
     return arena_open(arena, name, device->backend->memory(device->self), limit_bytes);
 }
 
+struct DeviceKept {
+    void *work;
+    const OpTable *ops;          /* the device's own, while others stand in their place */
+    OpCounter counter[OP_COUNT]; /* what it stands for */
+    OpCounter per_key[OP_COUNT]; /* what each key more, or less, for every query adds to that */
+};
+
 static void call(Device *device, OpKind op, const void *args)
 {
     switch (op) {
@@ -64,6 +71,14 @@ static void call(Device *device, OpKind op, const void *args)
     }
 }
 
+static void kept_count(DeviceKept *kept, OpKind op, const void *args)
+{
+    double flops, bytes;
+    op_cost_per_key(op, args, &flops, &bytes);
+    kept->per_key[op].flops += flops;
+    kept->per_key[op].bytes += bytes;
+}
+
 void device_run(Device *device, OpKind op, const void *args)
 {
     REQUIRE((unsigned)op < OP_COUNT, "op %d does not exist", (int)op);
@@ -73,6 +88,8 @@ void device_run(Device *device, OpKind op, const void *args)
     counter->calls++;
     counter->flops += flops;
     counter->bytes += bytes;
+    if (device->keeping)
+        kept_count(device->keeping, op, args);
 
     size_t mark = arena_mark(&device->scratch);
     if (device->profile) {
@@ -173,12 +190,6 @@ void device_finish(Device *device)
     device->backend->finish(device->self);
 }
 
-struct DeviceKept {
-    void *work;
-    const OpTable *ops;          /* the device's own, while others stand in their place */
-    OpCounter counter[OP_COUNT]; /* what it stands for */
-};
-
 bool device_keeps(const Device *device)
 {
     return device->backend->keep_begin && !device->profile;
@@ -191,6 +202,7 @@ void device_keep_begin(Device *device)
     device->spare = NULL;
     kept->ops = device->ops;
     memcpy(kept->counter, device->counter, sizeof device->counter);
+    memset(kept->per_key, 0, sizeof kept->per_key);
     device->keeping = kept;
     device->backend->keep_begin(device->self);
     if (device->backend->keep_ops)
@@ -213,13 +225,13 @@ DeviceKept *device_keep_end(Device *device)
     return kept;
 }
 
-void device_replay(Device *device, const DeviceKept *kept)
+void device_replay(Device *device, const DeviceKept *kept, double longer)
 {
     device->backend->replay(device->self, kept->work);
     for (int op = 0; op < OP_COUNT; op++) {
         device->counter[op].calls += kept->counter[op].calls;
-        device->counter[op].flops += kept->counter[op].flops;
-        device->counter[op].bytes += kept->counter[op].bytes;
+        device->counter[op].flops += kept->counter[op].flops + longer * kept->per_key[op].flops;
+        device->counter[op].bytes += kept->counter[op].bytes + longer * kept->per_key[op].bytes;
     }
 }
 

@@ -113,12 +113,13 @@ void *device_stream(const Device *device, DeviceQueue queue);
 void device_watch(Device *device, DeviceWatch watch);
 
 /* Work that is asked for once and done as often as wanted, on the same addresses. Where device_keeps() is false there is no such thing (a backend without it, or
- * profiling, which times op by op). Replays count as the work they stand for. */
+ * profiling, which times op by op). Replays count as the work they stand for: of what was kept, only attention over a cache grows from one to the next, by `longer`
+ * keys for each query since it was kept (fewer: negative; on average, where queries differ). */
 typedef struct DeviceKept DeviceKept;
 bool device_keeps(const Device *device);
 void device_keep_begin(Device *device);
 DeviceKept *device_keep_end(Device *device);
-void device_replay(Device *device, const DeviceKept *kept);
+void device_replay(Device *device, const DeviceKept *kept, double longer);
 void device_forget(Device *device, DeviceKept **kept); /* NULL: nothing */
 
 /* Asks for `count` strands of work, strand(context, 0), strand(context, 1), ...: none reads or writes what another writes, scratch included, and each

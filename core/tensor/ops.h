@@ -415,5 +415,7 @@ typedef struct OpTable {
 const char *op_name(OpKind op);
 /* Arithmetic and memory traffic of one call, from its arguments alone (cost.c). */
 void op_cost(OpKind op, const void *args, double *flops, double *bytes);
+/* What is added to that by one key more for every query: nothing but to attention's forward pass. */
+void op_cost_per_key(OpKind op, const void *args, double *flops, double *bytes);
 
 #endif
