@@ -450,8 +450,10 @@ void KERNEL(attention_forward)(Device *device, const AttentionForwardArgs *args)
     if (!device->backend->computes)
         return;
     int64_t group = args->heads / args->kv_heads, items = 0, parts_most = 0;
+    double pairs = 0; /* of now: args->pairs are those of when the work was kept */
     for (int64_t s = 0; s < args->sequences; s++) {
-        int64_t parts = ((args->start[s + 1] - args->start[s]) * group + TILE_ROWS - 1) / TILE_ROWS;
+        int64_t tokens = args->start[s + 1] - args->start[s], parts = (tokens * group + TILE_ROWS - 1) / TILE_ROWS;
+        pairs += (double)tokens * ((double)(tokens + 1) / 2 + (args->kv.k ? (double)args->kv.past[s] : 0));
         first[s] = items;
         items += parts * args->kv_heads;
         parts_most = max_i64(parts, parts_most);
@@ -466,7 +468,7 @@ void KERNEL(attention_forward)(Device *device, const AttentionForwardArgs *args)
         for (int64_t i = 0; i < args->sequences * args->kv_heads; i++)
             cache_append(args, i / args->kv_heads, i % args->kv_heads);
     }
-    double work = 4.0 * args->pairs * (double)(args->heads * args->head_dim);
+    double work = 4.0 * pairs * (double)(args->heads * args->head_dim);
     int threads = cpu_threads(device, work);
     /* Handing out an item costs as much as some thousand operations. */
     double most = 2e5 * (double)items / work;
