@@ -2,9 +2,11 @@
  * depend on contents alone. */
 #include "tests/support/support.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/base/memory.h"
 #include "core/base/rng.h"
@@ -118,6 +120,58 @@ static void test_blocks_are_read_in_any_order(void **state)
     h5_close(&file);
     memory_free(&found);
     memory_free(&values);
+}
+
+/* The disk's own bytes, not the cache's. */
+static void leave_cache(const char *path)
+{
+    int file = open(path, O_RDONLY);
+    assert_true(file >= 0);
+    assert_int_equal(fsync(file), 0);
+    assert_int_equal(posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED), 0);
+    assert_int_equal(close(file), 0);
+}
+
+/* Small and large datasets, whole and in part, into memory that no disk could write to; from the disk and, a second time, from the cache. */
+static void test_many_are_read_at_once(void **state)
+{
+    (void)state;
+    enum { DATASETS = 5, READS = 2 * DATASETS };
+    static const int64_t sizes[DATASETS] = {3, 20000, H5_BLOCK_BYTES, H5_BLOCK_BYTES + 1, 3 * H5_BLOCK_BYTES - 77};
+    const char *path = support_path("many.h5");
+    char *bytes[DATASETS], name[8];
+    H5Writer *writer;
+    assert_ok(h5_writer_open(NULL, path, "tercet-test", 1, &writer));
+    for (int i = 0; i < DATASETS; i++) {
+        bytes[i] = noise((size_t)sizes[i], (uint64_t)i);
+        snprintf(name, sizeof name, "/%d", i);
+        h5_write_whole(writer, H5_SEMANTIC, name, DTYPE_U8, 1, &sizes[i], bytes[i]);
+    }
+    assert_ok(h5_writer_close(&writer));
+    leave_cache(path);
+
+    for (int pass = 0; pass < 2; pass++) {
+        H5File *file;
+        assert_ok(h5_open(path, "tercet-test", &file));
+        h5_read_once(file);
+        H5Read reads[READS];
+        char *room[READS];
+        for (int i = 0; i < READS; i++) {
+            snprintf(name, sizeof name, "/%d", i / 2);
+            int64_t size = sizes[i / 2], first = i % 2 ? size / 3 : 0;
+            room[i] = memory_new((size_t)size + 1, 1);
+            reads[i] = (H5Read){h5_dataset(file, name), first, size - first, room[i] + 1};
+            assert_non_null(reads[i].dataset);
+        }
+        assert_ok(h5_read_many(file, reads, READS));
+        for (int i = 0; i < READS; i++) {
+            assert_memory_equal(reads[i].elements, bytes[i / 2] + reads[i].first, (size_t)reads[i].count);
+            memory_free(&room[i]);
+        }
+        h5_close(&file);
+    }
+    for (int i = 0; i < DATASETS; i++)
+        memory_free(&bytes[i]);
 }
 
 static void test_attributes(void **state)
@@ -294,9 +348,10 @@ static void test_mapped_is_written(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_type_and_shape), cmocka_unit_test(test_blocks_are_read_in_any_order),
-        cmocka_unit_test(test_attributes),           cmocka_unit_test(test_digests_are_of_what_counts),
-        cmocka_unit_test(test_digest_text),          cmocka_unit_test(test_mapped_is_written),
+        cmocka_unit_test(test_every_type_and_shape),       cmocka_unit_test(test_blocks_are_read_in_any_order),
+        cmocka_unit_test(test_many_are_read_at_once),      cmocka_unit_test(test_attributes),
+        cmocka_unit_test(test_digests_are_of_what_counts), cmocka_unit_test(test_digest_text),
+        cmocka_unit_test(test_mapped_is_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,9 +3,11 @@
 #define _GNU_SOURCE /* memmem */
 #include "tests/support/support.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "core/base/memory.h"
 #include "core/base/rng.h"
@@ -139,6 +141,19 @@ static void test_damage_is_found_where_it_is(void **state)
                  "large.h5: /b: damaged: block 2 of 3");
     assert_fails(h5_verify(file, 0, 1), STATUS_INPUT, "/b: damaged: block 2 of 3");
     h5_close(&file);
+
+    /* And by all threads, from the disk. */
+    int descriptor = open(path, O_RDONLY);
+    assert_int_equal(fsync(descriptor), 0);
+    assert_int_equal(posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED), 0);
+    assert_int_equal(close(descriptor), 0);
+    assert_ok(h5_open(path, "tercet-test", &file));
+    h5_read_once(file);
+    float *others = memory_new((size_t)elements, sizeof *others);
+    H5Read reads[2] = {{h5_dataset(file, "/a"), 0, elements, others}, {h5_dataset(file, "/b"), 0, elements, values}};
+    assert_fails(h5_read_many(file, reads, 2), STATUS_INPUT, "large.h5: /b: damaged: block 2 of 3");
+    h5_close(&file);
+    memory_free(&others);
     memory_free(&bytes);
     memory_free(&values);
 }

@@ -170,6 +170,16 @@ Status h5_read_string(const H5File *file, const char *object, const char *name, 
 Status h5_read_elements(H5File *file, const H5Dataset *dataset, int64_t first, int64_t count, void *elements);
 Status h5_read_rows(H5File *file, const H5Dataset *dataset, int64_t first, int64_t rows, void *elements);
 Status h5_read_whole(H5File *file, const H5Dataset *dataset, void *elements);
+typedef struct H5Read {
+    const H5Dataset *dataset;
+    int64_t first, count;
+    void *elements;
+} H5Read;
+
+/* [local] h5_read_elements of each, by all threads (base/work.h). Fastest in the order in which the datasets were made. */
+Status h5_read_many(H5File *file, const H5Read *reads, int64_t count);
+/* [local] What is read from now on will not be read again soon, by anybody on this machine: it may go past the system's cache. */
+void h5_read_once(H5File *file);
 /* [local] The elements of a sealed file's dataset where they lie in the file, until h5_close. Nothing is checked against the
  * digests: h5_verify first. */
 Status h5_map(H5File *file, const H5Dataset *dataset, const void **elements);

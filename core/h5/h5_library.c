@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { ALIGN_FROM_BYTES = 64 << 10, ALIGN_BYTES = 4096 };
+enum { ALIGN_BYTES = 4096 };
 
 /* Once per process: no error printing, no plugins, no exit handler (a file that could not be flushed makes it loop). */
 void h5_library_start(void)
@@ -45,7 +45,7 @@ hid_t h5_library_access(void)
     h5_library_start();
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     REQUIRE(access >= 0 && H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18) >= 0 &&
-                H5Pset_alignment(access, ALIGN_FROM_BYTES, ALIGN_BYTES) >= 0 &&
+                H5Pset_alignment(access, H5_LARGE_BYTES, ALIGN_BYTES) >= 0 &&
                 H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) >= 0,
             "HDF5 refuses file access properties");
 #if H5_VERSION_GE(1, 10, 7)

@@ -8,13 +8,15 @@
 #include <hdf5.h>
 #include <xxhash.h>
 
+#include "core/base/arena.h"
 #include "core/h5/h5.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "Artifacts are little-endian and written as they lie in memory."
 #endif
 
-enum { H5_SEAL_BYTES = 4096 };
+/* From H5_LARGE_BYTES on a dataset's elements are aligned and read by themselves; smaller ones come with what lies around them. */
+enum { H5_SEAL_BYTES = 4096, H5_LARGE_BYTES = 64 << 10 };
 
 /* --- h5_library.c: the HDF5 library as this program wants it ------------------------------------------------------- */
 
@@ -76,6 +78,12 @@ typedef struct H5Place {
     void *copy; /* what h5_map gave where the data are off their alignment (HDF5 aligns large datasets only) */
 } H5Place;
 
+/* Memory for one block per thread of work_run. */
+typedef struct H5Rooms {
+    Arena arena;
+    char *base; /* NULL: not open */
+} H5Rooms;
+
 struct H5File {
     char *path;
     int fd;
@@ -89,13 +97,22 @@ struct H5File {
     int attributes_count;
     H5Digest *blocks; /* sealed only */
     int64_t blocks_count;
-    void *scratch; /* H5_BLOCK_BYTES */
-    char *map;     /* the whole file, once h5_map was asked */
+    H5Rooms rooms;
+    int direct; /* the file again, for h5_direct_read; -1: none */
+    char *map;  /* the whole file, once h5_map was asked */
 };
 
 /* Read names, shapes and attributes into `file` (fd, path, sealed set). */
 Status h5_load(H5File *file);
 /* Elements of a foreign dataset through HDF5. */
 Status h5_load_elements(const H5File *file, const H5Dataset *dataset, int64_t first, int64_t count, void *elements);
+
+/* --- h5_direct.c --------------------------------------------------------------------------------------------------- */
+
+/* Up to a block of bytes past the system's cache: where in `room` they are, or NULL where they must be read with h5_raw_read. */
+const char *h5_direct_read(const H5File *file, uint64_t offset, size_t size, char *room);
+/* A thread's own room for a block and what a direct read brings with it. The first call, which opens them all, is one thread's. */
+char *h5_room(H5Rooms *rooms, int worker);
+void h5_rooms_close(H5Rooms *rooms);
 
 #endif

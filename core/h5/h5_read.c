@@ -1,9 +1,8 @@
-/* h5_read.c -- the reader: opening, looking up, and reading elements with their digests checked on first touch. */
+/* h5_read.c -- the reader: opening and looking up. Its elements are in h5_elements.c. */
 #include "core/h5/h5_parts.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -80,6 +79,7 @@ static Status open_any(const char *path, const char *format, bool foreign, H5Fil
     H5File *file = memory_new(1, sizeof *file);
     file->path = memory_strdup(path);
     file->hdf5 = -1;
+    file->direct = -1;
     Status status = status_ok();
     file->fd = open(path, O_RDONLY | O_CLOEXEC);
     if (file->fd < 0) {
@@ -133,6 +133,8 @@ void h5_close(H5File **file_address)
         munmap(file->map, file->bytes);
     if (file->fd >= 0)
         close(file->fd);
+    if (file->direct >= 0)
+        close(file->direct);
     for (int i = 0; i < file->datasets_count; i++) {
         memory_release((void *)file->datasets[i].path);
         memory_free(&file->places[i].checked);
@@ -147,7 +149,7 @@ void h5_close(H5File **file_address)
     memory_free(&file->places);
     memory_free(&file->attributes);
     memory_free(&file->blocks);
-    memory_free(&file->scratch);
+    h5_rooms_close(&file->rooms);
     memory_free(&file->path);
     memory_free(file_address);
 }
@@ -258,94 +260,5 @@ Status h5_read_string(const H5File *file, const char *object, const char *name, 
     const H5Attribute *attribute;
     TRY(find_attribute(file, object, name, H5_STRING, &attribute));
     *value = attribute->string;
-    return status_ok();
-}
-
-/* --- Elements ------------------------------------------------------------------------------------------------------ */
-
-/* Read block `index` of a dataset into `target` and check it. */
-static Status read_block(H5File *file, const H5Dataset *dataset, int64_t index, void *target)
-{
-    H5Place *place = &file->places[dataset - file->datasets];
-    size_t from = (size_t)index * H5_BLOCK_BYTES;
-    size_t size = dataset->bytes - from < H5_BLOCK_BYTES ? dataset->bytes - from : H5_BLOCK_BYTES;
-    TRY(h5_raw_read(file->fd, file->path, place->offset + from, target, size));
-    if (!h5_digest_equal(h5_digest_bytes(target, size), file->blocks[place->first_block + index]))
-        return status_error(STATUS_INPUT,
-                            "%s: %s: damaged: block %" PRId64 " of %" PRId64 " (bytes %" PRIu64 " to %" PRIu64
-                            " of the file) does not match its digest",
-                            file->path, dataset->path, index + 1, place->blocks, place->offset + from,
-                            place->offset + from + size - 1);
-    place->checked[index] = 1;
-    return status_ok();
-}
-
-static void *scratch(H5File *file)
-{
-    if (file->scratch == NULL)
-        file->scratch = memory_new(1, H5_BLOCK_BYTES);
-    return file->scratch;
-}
-
-static Status read_sealed(H5File *file, const H5Dataset *dataset, size_t first, size_t size, char *target)
-{
-    H5Place *place = &file->places[dataset - file->datasets];
-    for (size_t at = first; at < first + size;) {
-        size_t block = at / H5_BLOCK_BYTES, block_from = block * H5_BLOCK_BYTES;
-        size_t block_end = dataset->bytes - block_from < H5_BLOCK_BYTES ? dataset->bytes : block_from + H5_BLOCK_BYTES;
-        size_t end = block_end < first + size ? block_end : first + size;
-        char *into = target + (at - first);
-        if (place->checked[block]) {
-            TRY(h5_raw_read(file->fd, file->path, place->offset + at, into, end - at));
-        } else if (at == block_from && end == block_end) {
-            TRY(read_block(file, dataset, (int64_t)block, into));
-        } else {
-            char *whole = scratch(file);
-            TRY(read_block(file, dataset, (int64_t)block, whole));
-            memcpy(into, whole + (at - block_from), end - at);
-        }
-        at = end;
-    }
-    return status_ok();
-}
-
-Status h5_read_elements(H5File *file, const H5Dataset *dataset, int64_t first, int64_t count, void *elements)
-{
-    REQUIRE(dataset >= file->datasets && dataset < file->datasets + file->datasets_count, "%s: not its dataset",
-            file->path);
-    REQUIRE(first >= 0 && count >= 0 && first <= dataset->elements && count <= dataset->elements - first,
-            "%s: %s: elements [%" PRId64 ", +%" PRId64 ") of %" PRId64, file->path, dataset->path, first, count,
-            dataset->elements);
-    if (count == 0)
-        return status_ok();
-    if (!file->sealed)
-        return h5_load_elements(file, dataset, first, count, elements);
-    size_t width = dtype_size(dataset->dtype);
-    return read_sealed(file, dataset, (size_t)first * width, (size_t)count * width, elements);
-}
-
-Status h5_read_rows(H5File *file, const H5Dataset *dataset, int64_t first, int64_t rows, void *elements)
-{
-    REQUIRE(first >= 0 && rows >= 0 && first <= dataset->shape[0] && rows <= dataset->shape[0] - first,
-            "%s: %s: rows [%" PRId64 ", +%" PRId64 ") of %" PRId64, file->path, dataset->path, first, rows,
-            dataset->shape[0]);
-    int64_t width = dataset->shape[0] > 0 ? dataset->elements / dataset->shape[0] : 0;
-    return h5_read_elements(file, dataset, first * width, rows * width, elements);
-}
-
-Status h5_read_whole(H5File *file, const H5Dataset *dataset, void *elements)
-{
-    return h5_read_elements(file, dataset, 0, dataset->elements, elements);
-}
-
-Status h5_verify(H5File *file, int part, int parts)
-{
-    REQUIRE(part >= 0 && part < parts, "part %d of %d", part, parts);
-    if (!file->sealed)
-        return status_ok();
-    for (int i = 0; i < file->datasets_count; i++)
-        for (int64_t b = 0; b < file->places[i].blocks; b++)
-            if ((file->places[i].first_block + b) % parts == part)
-                TRY(read_block(file, &file->datasets[i], b, scratch(file)));
     return status_ok();
 }

@@ -172,23 +172,42 @@ static Status read_shape(const H5File *file, const char *role, ModelShape *shape
     return status_ok();
 }
 
-static Status read_view(H5File *file, const char *path, const ParamView *view, Device *device, Tensor flat,
+/* What is to be read into the host's memory, together. */
+typedef struct Reads {
+    H5File *file;
+    H5Read *items;
+    int64_t count, capacity;
+} Reads;
+
+static Status read_view(Reads *reads, const char *path, const ParamView *view, Device *device, Tensor flat,
                         int64_t flat_first, Span part)
 {
     const H5Dataset *dataset = NULL;
-    TRY(h5_find(file, path, DTYPE_F32, view->ndim, view->shape, &dataset));
+    TRY(h5_find(reads->file, path, DTYPE_F32, view->ndim, view->shape, &dataset));
     int64_t count = part.to - part.from;
     if (count == 0 || !device->backend->computes)
         return status_ok();
     Tensor target = tensor_range(flat, view->offset + part.from - flat_first, count);
     void *values = tensor_host(device, target);
-    if (values)
-        return h5_read_elements(file, dataset, part.from, count, values);
+    if (values) {
+        memory_reserve(&reads->items, reads->count, &reads->capacity);
+        reads->items[reads->count++] = (H5Read){dataset, part.from, count, values};
+        return status_ok();
+    }
     values = memory_new((size_t)count, sizeof(float));
-    Status status = h5_read_elements(file, dataset, part.from, count, values);
+    Status status = h5_read_elements(reads->file, dataset, part.from, count, values);
     if (!status_failed(status))
         tensor_write(device, target, values);
     memory_free(&values);
+    return status;
+}
+
+/* Reads what is left to read, unless `status` is a failure already. */
+static Status reads_end(Reads *reads, Status status)
+{
+    if (!status_failed(status))
+        status = h5_read_many(reads->file, reads->items, reads->count);
+    memory_free(&reads->items);
     return status;
 }
 
@@ -196,15 +215,18 @@ static Status read_view(H5File *file, const char *path, const ParamView *view, D
 static Status read_parameters(H5File *file, const char *role, Model *model, int *missing)
 {
     char path[160];
-    for (int v = 0; v < model->params.views; v++) {
+    Reads reads = {.file = file};
+    Status status = status_ok();
+    for (int v = 0; v < model->params.views && !status_failed(status); v++) {
         const ParamView *view = &model->params.view[v];
         checkpoint_name(path, role, "parameters", view->name);
-        if (missing && strncmp(view->name, "score.", 6) == 0 && !h5_dataset(file, path)) {
+        if (missing && strncmp(view->name, "score.", 6) == 0 && !h5_dataset(file, path))
             ++*missing;
-            continue;
-        }
-        TRY(read_view(file, path, view, model->device, model->params.value, 0, (Span){0, view_elements(view)}));
+        else
+            status =
+                read_view(&reads, path, view, model->device, model->params.value, 0, (Span){0, view_elements(view)});
     }
+    TRY(reads_end(&reads, status));
     params_narrow(model->device, &model->params);
     return status_ok();
 }
@@ -214,17 +236,20 @@ static Status read_moments(const Comm *comm, H5File *file, const CheckpointModel
 {
     const Params *params = &entry->model->params;
     char path[160];
-    for (int v = 0; v < params->views; v++) {
+    Reads reads = {.file = file};
+    Status status = status_ok();
+    for (int v = 0; v < params->views && !status_failed(status); v++) {
         const ParamView *view = &params->view[v];
         int64_t at = 0; /* where the slice begins among this rank's moments */
         checkpoint_name(path, entry->role, kind, view->name);
-        for (int64_t stripe = 0; stripe < shard_stripes(params->count); stripe++) {
+        for (int64_t stripe = 0; stripe < shard_stripes(params->count) && !status_failed(status); stripe++) {
             Span slice = shard_slice(params->count, comm_size(comm), comm_rank(comm), stripe);
-            TRY(read_view(file, path, view, entry->model->device, moments, slice.from - at, view_part(view, slice)));
+            status =
+                read_view(&reads, path, view, entry->model->device, moments, slice.from - at, view_part(view, slice));
             at += slice.to - slice.from;
         }
     }
-    return status_ok();
+    return reads_end(&reads, status);
 }
 
 static Status read_model(const Comm *comm, H5File *file, const CheckpointModel *entry)
@@ -283,6 +308,8 @@ Status checkpoint_read(Comm *comm, const char *path, const char *stage, const Ch
     Status status = h5_open(path, format_name, &file);
     if (!status_failed(status))
         status = check_stage(file, stage);
+    if (file && comm_size(comm) == 1) /* of several ranks one brings into the cache what the others read */
+        h5_read_once(file);
     for (int i = 0; i < models_count && !status_failed(status); i++)
         status = read_model(comm, file, &models[i]);
     for (int i = 0; i < state_count && !status_failed(status); i++)
