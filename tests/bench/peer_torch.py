@@ -2,7 +2,7 @@
 
     peer_torch.py train   shape= batch= tokens= steps= lengths=FILE mask=0|1 compile=0|1
     peer_torch.py adamw   shape=
-    peer_torch.py decode  shape= batch= prompt= new= cache=dynamic|static
+    peer_torch.py decode  shape= batch= prompt= new= cache=dynamic|static compile=0|1
     peer_torch.py prefill shape= batch= prompt=
     peer_torch.py score   shape= texts= lengths=FILE batch= mask=0|1
     and threads=, repeat= everywhere
@@ -104,11 +104,11 @@ class FirstToken(transformers.StoppingCriteria):
         return torch.zeros(input_ids.shape[0], dtype=torch.bool)
 
 
-def generate(model, ids, new, cache):
+def generate(model, ids, new, options):
     """Seconds of prefill and of the tokens after the first one, sampled at temperature 1."""
     first = FirstToken()
     config = transformers.GenerationConfig(max_new_tokens=new, min_new_tokens=new, do_sample=True, top_k=0, top_p=1.0,
-                                           eos_token_id=None, pad_token_id=0, cache_implementation=cache)
+                                           eos_token_id=None, pad_token_id=0, **options)
     since = time.perf_counter()
     with torch.inference_mode():
         out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config,
@@ -119,17 +119,25 @@ def generate(model, ids, new, cache):
 
 
 def decode(words):
-    o = options(words, shape="gpt2-124m", batch=1, prompt=32, new=64, cache="dynamic")
+    o = options(words, shape="gpt2-124m", batch=1, prompt=32, new=64, cache="dynamic", compile=0)
     torch.set_num_threads(o["threads"])
     model = language_model(o["shape"]).eval()
     ids = torch.randint(0, model.config.vocab_size, (o["batch"], o["prompt"]))
 
+    settings = {} if o["cache"] == "dynamic" else dict(cache_implementation=o["cache"])
+    if o["compile"]:
+        settings["compile_config"] = transformers.CompileConfig(mode="default")
+        settings["compile_config"]._compile_all_devices = True  # else it is left out, in silence, on a processor
+
     def once():
-        prefill, seconds = generate(model, ids, 1 + o["new"], o["cache"] if o["cache"] != "dynamic" else None)
+        prefill, seconds = generate(model, ids, 1 + o["new"], settings)
         tokens = o["batch"] * o["new"]
         return dict(seconds=seconds, tokens=tokens, tokens_per_second=tokens / seconds, prefill_seconds=prefill)
 
-    serve(once, o["repeat"])
+    ready = {}
+    if o["compile"]:
+        ready["compile_seconds"] = clock(once) - clock(once)
+    serve(once, o["repeat"], **ready)
 
 
 def prefill(words):

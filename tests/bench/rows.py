@@ -19,11 +19,13 @@ def decode_rows():
         prompt, new = prompts[shape]
         for batch, ratio, share in variants:
             words = [*(["repeat=10"] if shape == "260k" else []), f"batch={batch}", f"prompt={prompt}", f"new={new}"]
+            compiled = (shape, batch) in [("gpt2-124m", 1), ("gpt2-124m", 8), ("gpt2-124m", 32), ("smol-135m", 1), ("smol-135m", 8)]
+            settings = ["cache=static", "compile=1"] if compiled else []  # where it was found faster (README)
             yield Row(
                 name=f"decode-{name}-b{batch}",
                 what=f"decode {shape}, {prompt} + {new} tokens, B = {batch}",
                 ours=bench("decode", f"shape={shape}", *words),
-                peer=llama("decode", *words) if against == "llama.cpp" else torch("decode", f"shape={shape}", *words),
+                peer=llama("decode", *words) if against == "llama.cpp" else torch("decode", f"shape={shape}", *words, *settings),
                 against=against,
                 limit=lambda machine, ours, s=shape, b=batch, p=prompt, n=new: limits.seconds(limits.decode(s, b, p, n), machine),
                 ratio=ratio,
