@@ -5,7 +5,10 @@
  * Along: up to ALONG_ROWS rows. Registers run along k of a block of rows of X and of W; their sums are folded at the end.
  * Across: more rows. X is laid out as (k, m) once, registers run across its rows, and each weight is spread over a
  *        register; the result appears transposed in blocks of LANES x LANES.
- * Both ask for the next rows of W while they work on these: the hardware's own prefetching stops at a row's end.
+ * Both ask for W before it is needed. Along for the next rows while it works on these; across line by line in the order
+ *        of memory, evenly spread over the arithmetic, once far ahead (into the second cache) and once near: a core waits
+ *        for few lines at a time, and asked for a row's lines at once it has none left for X. In a model W's rows lie
+ *        back to back; where they do not, what is asked for is not what is needed, and only time is lost.
  * Order: along k in LANES partial sums and a fixed tree; across one sum in order of k. Neither depends on threads. */
 #include "kernels/cpu/skinny.h"
 #include "kernels/cpu/vec.h"
@@ -20,10 +23,12 @@ enum { BLOCK_ROWS = 4, ACROSS_VECS = 2, ROWS_MORE = 64 };
 enum {
     ALONG_ROWS = 8,
     ROWS_MAX = 64,
-    X_MAX = 196608,     /* floats of X that stay in the second cache */
-    DEPTH_MIN = 256,    /* below, folding costs more than it saves unless a row is folded once or twice, or never */
-    FOLDED_FEW = 2,     /* rows */
-    LINE = 16,          /* floats that memory gives at once */
+    X_MAX = 196608,  /* floats of X that stay in the second cache */
+    DEPTH_MIN = 256, /* below, folding costs more than it saves unless a row is folded once or twice, or never */
+    FOLDED_FEW = 2,  /* rows */
+    LINE = 16,       /* floats that memory gives at once */
+    NEAR_BYTES = 4096,
+    FAR_BYTES = 36864,
     STRETCH = 24,       /* rows of W that a depth block of X serves before the next comes into the first cache */
     X_FLOATS = 8192,    /* of that cache */
     LONE_WORK = 262144, /* below, waking other threads costs more than it brings */
@@ -207,36 +212,50 @@ static void product_along(Device *device, const GemmArgs *args)
 
 enum { SUMS_LD = ACROSS_VECS * LANES };
 
-/* Rows j.. of W against `vecs` registers of X's rows -> sums (rows, vecs * LANES), the next row `ld` on. */
-VEC_INLINE void across_block(const int rows, const int vecs, const GemmArgs *args, const float *x, int64_t ldx,
-                             int64_t j, float *sums, int64_t ld)
+/* sum[r][v] += W's row r times register v of X's rows, of depth p. */
+VEC_INLINE void across_add(const int rows, const int vecs, const float *w, int64_t ldb, const float *x, int64_t p,
+                           Vec sum[16][3])
+{
+    Vec value[3];
+#pragma GCC unroll 3
+    for (int v = 0; v < vecs; v++)
+        value[v] = vec_load(x + v * LANES);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) {
+        Vec weight = vec_set(w[r * ldb + p]);
+#pragma GCC unroll 3
+        for (int v = 0; v < vecs; v++)
+            sum[r][v] += weight * value[v];
+    }
+}
+
+/* Rows j.. of W against `vecs` registers of X's rows -> sums (rows, vecs * LANES), the next row `ld` on; `first`: W comes
+ * from memory, not from the cache where the last registers of X's rows left it. */
+VEC_INLINE void across_block(const int rows, const int vecs, const bool first, const GemmArgs *args, const float *x,
+                             int64_t ldx, int64_t j, float *sums, int64_t ld)
 {
     const float *w = floats(args->b) + j * args->ldb;
+    const char *ahead = (const char *)w;
+    const int step = LINE / rows; /* of depth, in which as much of W is used as memory gives at once */
     Vec sum[16][3];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < vecs; v++)
             sum[r][v] = (Vec){0};
-    for (int64_t from = 0; from < args->k; from += LINE) {
-        int64_t to = min_i64(from + LINE, args->k);
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; r++)
-            __builtin_prefetch(w + (r + LANES) * args->ldb + from);
-        for (int64_t p = from; p < to; p++) {
-            Vec value[3];
-#pragma GCC unroll 3
-            for (int v = 0; v < vecs; v++)
-                value[v] = vec_load(x + p * ldx + v * LANES);
-#pragma GCC unroll 16
-            for (int r = 0; r < rows; r++) {
-                Vec weight = vec_set(w[r * args->ldb + p]);
-#pragma GCC unroll 3
-                for (int v = 0; v < vecs; v++)
-                    sum[r][v] += weight * value[v];
-            }
+    int64_t p = 0;
+    for (; p + step <= args->k; p += step) {
+        if (first) {
+            __builtin_prefetch(ahead + NEAR_BYTES, 0, 3);
+            __builtin_prefetch(ahead + FAR_BYTES, 0, 2);
+            ahead += LINE * sizeof(float);
         }
+#pragma GCC unroll 4
+        for (int64_t q = p; q < p + step; q++)
+            across_add(rows, vecs, w, args->ldb, x + q * ldx, q, sum);
     }
+    for (; p < args->k; p++)
+        across_add(rows, vecs, w, args->ldb, x + p * ldx, p, sum);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
@@ -270,15 +289,15 @@ static void across_store(const GemmArgs *args, float *sums, int64_t ld, int64_t 
 }
 
 /* `count` rows of W against `vecs` registers of X's rows. */
-VEC_INLINE void across_part(const int vecs, const GemmArgs *args, const float *x, int64_t ldx, int64_t j, int64_t count,
-                            float *sums)
+VEC_INLINE void across_part(const int vecs, const bool first, const GemmArgs *args, const float *x, int64_t ldx,
+                            int64_t j, int64_t count, float *sums)
 {
     const int rows = vecs > 1 ? BLOCK_ROWS : LANES;
     int64_t r = 0;
     for (; r + rows <= count; r += rows)
-        across_block(rows, vecs, args, x, ldx, j + r, sums + r * SUMS_LD, SUMS_LD);
+        across_block(rows, vecs, first, args, x, ldx, j + r, sums + r * SUMS_LD, SUMS_LD);
     for (; r < count; r++)
-        across_block(1, vecs, args, x, ldx, j + r, sums + r * SUMS_LD, SUMS_LD);
+        across_block(1, vecs, first, args, x, ldx, j + r, sums + r * SUMS_LD, SUMS_LD);
 }
 
 /* LANES rows of W (or the last few) against all of X. */
@@ -288,12 +307,23 @@ static void across_rows(const GemmArgs *args, const float *packed, int64_t ldx, 
     for (int64_t i = 0; i < args->m;) {
         /* Two and two registers rather than three and a lone one. */
         int64_t left = (args->m - i + LANES - 1) / LANES, vecs = left == 4 ? 2 : min_i64(left, ACROSS_VECS);
-        if (vecs == 3)
-            across_part(3, args, packed + i, ldx, j, count, sums);
-        else if (vecs == 2)
-            across_part(2, args, packed + i, ldx, j, count, sums);
-        else
-            across_part(1, args, packed + i, ldx, j, count, sums);
+#define ACROSS_CASE(vecs, first)                                                                                       \
+    case 2 * (vecs) + (first):                                                                                         \
+        across_part(vecs, first, args, packed + i, ldx, j, count, sums);                                               \
+        break;
+        switch (2 * vecs + (i == 0)) {
+            ACROSS_CASE(1, false)
+            ACROSS_CASE(1, true)
+            ACROSS_CASE(2, false)
+            ACROSS_CASE(2, true)
+#if VEC_BYTES == 64
+            ACROSS_CASE(3, false)
+            ACROSS_CASE(3, true)
+#endif
+#undef ACROSS_CASE
+        default:
+            break;
+        }
         int64_t rows = min_i64(vecs * LANES, args->m - i);
         across_store(args, sums, SUMS_LD, i, rows, j, count);
         i += rows;
