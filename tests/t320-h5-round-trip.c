@@ -2,11 +2,9 @@
  * depend on contents alone. */
 #include "tests/support/support.h"
 
-#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "core/base/memory.h"
 #include "core/base/rng.h"
@@ -122,16 +120,6 @@ static void test_blocks_are_read_in_any_order(void **state)
     memory_free(&values);
 }
 
-/* The disk's own bytes, not the cache's. */
-static void leave_cache(const char *path)
-{
-    int file = open(path, O_RDONLY);
-    assert_true(file >= 0);
-    assert_int_equal(fsync(file), 0);
-    assert_int_equal(posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED), 0);
-    assert_int_equal(close(file), 0);
-}
-
 /* Small and large datasets, whole and in part, into memory that no disk could write to; from the disk and, a second time, from the cache. */
 static void test_many_are_read_at_once(void **state)
 {
@@ -148,7 +136,7 @@ static void test_many_are_read_at_once(void **state)
         h5_write_whole(writer, H5_SEMANTIC, name, DTYPE_U8, 1, &sizes[i], bytes[i]);
     }
     assert_ok(h5_writer_close(&writer));
-    leave_cache(path);
+    support_leave_cache(path);
 
     for (int pass = 0; pass < 2; pass++) {
         H5File *file;

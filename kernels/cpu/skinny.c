@@ -23,12 +23,12 @@ enum { BLOCK_ROWS = 4, ACROSS_VECS = 2, ROWS_MORE = 64 };
 enum {
     ALONG_ROWS = 8,
     ROWS_MAX = 64,
-    X_MAX = 196608,  /* floats of X that stay in the second cache */
-    DEPTH_MIN = 256, /* below, folding costs more than it saves unless a row is folded once or twice, or never */
-    FOLDED_FEW = 2,  /* rows */
-    LINE = 16,       /* floats that memory gives at once */
-    NEAR_BYTES = 4096,
-    FAR_BYTES = 36864,
+    X_MAX = 196608,     /* floats of X that stay in the second cache */
+    DEPTH_MIN = 256,    /* below, folding costs more than it saves unless a row is folded once or twice, or never */
+    FOLDED_FEW = 2,     /* rows */
+    LINE = 16,          /* floats that memory gives at once */
+    NEAR_BYTES = 4096,  /* how far ahead of its use W is asked into the first cache, */
+    FAR_BYTES = 36864,  /* and into the second: a core does in this time several times what memory takes to answer */
     STRETCH = 24,       /* rows of W that a depth block of X serves before the next comes into the first cache */
     X_FLOATS = 8192,    /* of that cache */
     LONE_WORK = 262144, /* below, waking other threads costs more than it brings */

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE /* nftw */
 #include "tests/support/support.h"
 
+#include <fcntl.h>
 #include <ftw.h>
 #include <math.h>
 #include <stdio.h>
@@ -86,6 +87,15 @@ const char *support_source(const char *name)
     int length = snprintf(path, RING_BYTES, "%s/%s", TERCET_SOURCE_DIR, name);
     REQUIRE(length >= 0 && length < RING_BYTES, "path too long: %s", path);
     return path;
+}
+
+void support_leave_cache(const char *path)
+{
+    int file = open(path, O_RDONLY);
+    assert_true(file >= 0);
+    assert_int_equal(fsync(file), 0);
+    assert_int_equal(posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED), 0);
+    assert_int_equal(close(file), 0);
 }
 
 void support_need_data(void)

@@ -38,6 +38,8 @@ const char *support_source(const char *name);
 /* A file of the real data ("$TERCET_DATA/NAME"): without TERCET_DATA the whole test program skips; with it, a missing
  * file is a failure. Same ring. */
 const char *support_data(const char *name);
+/* Has the next read of a file take the disk's bytes, not the cache's. */
+void support_leave_cache(const char *path);
 
 /* --- Skips -------------------------------------------------------------------------------------------------------- */
 
