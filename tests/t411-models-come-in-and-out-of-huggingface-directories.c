@@ -92,7 +92,7 @@ static void compare_gradients(Golden *golden)
             assert_int_equal(count, rows * columns);
             if (row->transposed) {
                 float *turned = memory_new((size_t)count, sizeof *turned);
-                huggingface_transpose(wanted, turned, rows, columns);
+                huggingface_turn(wanted, columns, rows, turned, columns);
                 memory_free(&wanted);
                 wanted = turned;
             }

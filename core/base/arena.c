@@ -63,6 +63,16 @@ Status arena_open(Arena *arena, const char *name, ArenaMemory memory, size_t lim
     return status_ok();
 }
 
+bool arena_new_is_zero(const Arena *arena)
+{
+#ifdef TERCET_CHECKED
+    (void)arena;
+    return false;
+#else
+    return arena->memory.host_visible;
+#endif
+}
+
 #ifdef TERCET_CHECKED
 enum { REDZONE_BYTES = ARENA_ALIGN };
 

@@ -43,6 +43,8 @@ typedef struct Arena {
 ArenaMemory arena_memory_host(void);
 /* `limit_bytes` 0: as much as there is, or half of that, a quarter, ... where addresses are refused. [local] */
 Status arena_open(Arena *arena, const char *name, ArenaMemory memory, size_t limit_bytes);
+/* Is memory zero when arena_alloc() gives it out for the first time? The system sees to it for the host's, a checked build poisons it. */
+bool arena_new_is_zero(const Arena *arena);
 void arena_close(Arena *arena);
 /* `bytes` aligned to ARENA_ALIGN, contents undefined. Running over the limit aborts with the arena's
  * name and figures: the plan is checked before the first step, so this is a programmer's error. Where the system refuses all the same, the program leaves with

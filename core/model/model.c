@@ -56,7 +56,8 @@ Status model_open(Model *model, Device *device, const ModelShape *shape, HeadKin
         model->params.narrow = tensor_new1(&model->arena, flow, model->params.count);
     }
     model->params.value = tensor_new1(master, DTYPE_F32, model->params.count);
-    tensor_zero(device, model->params.value);
+    if (!arena_new_is_zero(master)) /* else whoever fills it would touch new pages twice */
+        tensor_zero(device, model->params.value);
     if (shape->arch->position == POSITION_ROPE)
         model->rope = rope_table(device, &model->arena, shape);
     return status_ok();

@@ -66,7 +66,7 @@ static Status item_write(SafetensorsWriter *writer, const Model *model, const It
     tensor_read(model->device, tensor_range(model->params.value, item->view->offset + from * columns, count), values);
     if (item->row->transposed) {
         float *turned = memory_new((size_t)count, sizeof *turned);
-        huggingface_transpose(values, turned, columns, rows);
+        huggingface_turn(values, rows, columns, turned, rows);
         memory_free(&values);
         values = turned;
     }

@@ -101,13 +101,36 @@ void huggingface_row_name(const NameRow *row, const char *prefix, int64_t layer,
         snprintf(name, size, "%s%s", prefix, row->name);
 }
 
-void huggingface_transpose(const float *from, float *to, int64_t rows, int64_t columns)
+/* --- Turning ------------------------------------------------------------------------------------------------------- */
+
+enum { TILE = 4, STRIP = HUGGINGFACE_TURN_ROWS };
+typedef float Four __attribute__((vector_size(16), aligned(4)));
+typedef int32_t FourIndex __attribute__((vector_size(16)));
+
+static void turn_tile(const float *from, int64_t from_stride, float *to, int64_t to_stride)
 {
-    enum { STRIP = 8 }; /* so many rows of `from` are read side by side */
-    for (int64_t strip = 0; strip < columns; strip += STRIP) {
-        int64_t end = strip + STRIP < columns ? strip + STRIP : columns;
-        for (int64_t i = 0; i < rows; i++)
-            for (int64_t j = strip; j < end; j++)
-                to[i * columns + j] = from[j * rows + i];
+    Four row[TILE];
+    for (int i = 0; i < TILE; i++)
+        row[i] = *(const Four *)(from + i * from_stride);
+    const FourIndex low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, second = {2, 3, 6, 7};
+    Four a = __builtin_shuffle(row[0], row[1], low), b = __builtin_shuffle(row[2], row[3], low);
+    Four c = __builtin_shuffle(row[0], row[1], high), d = __builtin_shuffle(row[2], row[3], high);
+    *(Four *)(to + 0 * to_stride) = __builtin_shuffle(a, b, first);
+    *(Four *)(to + 1 * to_stride) = __builtin_shuffle(a, b, second);
+    *(Four *)(to + 2 * to_stride) = __builtin_shuffle(c, d, first);
+    *(Four *)(to + 3 * to_stride) = __builtin_shuffle(c, d, second);
+}
+
+void huggingface_turn(const float *from, int64_t rows, int64_t columns, float *to, int64_t to_stride)
+{
+    int64_t tiled_columns = columns / TILE * TILE, tiled_rows = rows / TILE * TILE;
+    for (int64_t strip = 0; strip < tiled_rows; strip += STRIP) {
+        int64_t end = strip + STRIP < tiled_rows ? strip + STRIP : tiled_rows;
+        for (int64_t j = 0; j < tiled_columns; j += TILE)
+            for (int64_t i = strip; i < end; i += TILE)
+                turn_tile(from + i * columns + j, columns, to + j * to_stride + i, to_stride);
     }
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = i < tiled_rows ? tiled_columns : 0; j < columns; j++)
+            to[j * to_stride + i] = from[i * columns + j];
 }

@@ -34,8 +34,10 @@ const NameTable *huggingface_names(const Arch *arch);
 void huggingface_part(const ModelShape *shape, const ParamView *view, NamePart part, int64_t *from, int64_t *count);
 /* "model.layers.3.self_attn.q_proj.weight" */
 void huggingface_row_name(const NameRow *row, const char *prefix, int64_t layer, char *name, size_t size);
-/* (columns, rows) -> (rows, columns) */
-void huggingface_transpose(const float *from, float *to, int64_t rows, int64_t columns);
+/* So many rows are turned side by side: what they write of a row is a line of the cache. */
+enum { HUGGINGFACE_TURN_ROWS = 16 };
+/* `from` (rows, columns) becomes the first `rows` elements of `columns` rows of `to`, which lie `to_stride` elements apart. */
+void huggingface_turn(const float *from, int64_t rows, int64_t columns, float *to, int64_t to_stride);
 
 /* What becomes of a tensor of a file. */
 typedef struct Fate {

@@ -6,7 +6,7 @@
 #include "core/base/work.h"
 #include "core/store/huggingface_parts.h"
 
-enum { PIECE_BYTES = 2 << 20 };
+enum { PIECE_BYTES = 1 << 18 };
 
 /* A run of bytes of the file: whole rows of one tensor, or what no view gets and only the digest needs. */
 typedef struct Piece {
@@ -74,10 +74,11 @@ static Status add_tensor(Reading *reading, int tensor)
     TRY(safetensors_check_float(reading->file, tensor));
     int64_t rows, columns, width = (int64_t)dtype_size(entry->dtype);
     Tensor target = target_of(reading, tensor, &rows, &columns);
-    int64_t row = reading->fate[tensor].row->transposed ? rows : columns; /* elements of a row in the file */
-    int64_t step = PIECE_BYTES / width / row * row;
-    if (step < row)
-        step = row;
+    bool transposed = reading->fate[tensor].row->transposed;
+    int64_t least = transposed ? rows * HUGGINGFACE_TURN_ROWS : columns; /* whole rows of the file */
+    int64_t step = PIECE_BYTES / width / least * least;
+    if (step < least)
+        step = least;
     if (!tensor_host(reading->device, target)) /* it is written to the device as a whole */
         step = entry->elements;
     for (int64_t at = 0; at < entry->elements; at += step) {
@@ -107,19 +108,6 @@ static Status plan(Reading *reading)
 
 /* --- Reading ------------------------------------------------------------------------------------------------------- */
 
-/* Whole rows of a (columns, rows) matrix of the file, `first` elements from its start, into their columns of `to` (rows, columns). */
-static void turn_rows(const float *from, int64_t first, int64_t count, float *to, int64_t rows, int64_t columns)
-{
-    enum { STRIP = 8 }; /* so many are read side by side */
-    int64_t begin = first / rows, end = begin + count / rows;
-    for (int64_t strip = begin; strip < end; strip += STRIP) {
-        int64_t stop = strip + STRIP < end ? strip + STRIP : end;
-        for (int64_t i = 0; i < rows; i++)
-            for (int64_t j = strip; j < stop; j++)
-                to[i * columns + j] = from[(j - begin) * rows + i];
-    }
-}
-
 static Status read_piece(void *context, int64_t index, int worker)
 {
     const Reading *reading = context;
@@ -143,8 +131,9 @@ static Status read_piece(void *context, int64_t index, int worker)
     if (dtype != DTYPE_F32)
         dtype_to_f32(dtype, reader->raw, values, (size_t)piece->count);
     reader->values = transposed ? reader->turned : values;
-    if (transposed)
-        turn_rows(values, piece->first, piece->count, place ? place : reader->turned, rows, columns);
+    if (transposed) /* whole rows of a (columns, rows) matrix become columns */
+        huggingface_turn(values, piece->count / rows, rows, (place ? place : reader->turned) + piece->first / rows,
+                         columns);
     return status_ok();
 }
 
