@@ -1,6 +1,6 @@
 //TEST ranks=1,2,4 timeout=120
-/* t323 -- who writes an artifact does not show in it: many ranks in pieces make the digests, and the bytes, that one
- * process makes alone; and one rank's failure, a full disk say, fails all of them and leaves nothing. */
+/* t323 -- who writes an artifact does not show in it: many ranks in pieces, past the system's cache, make the digests, and the bytes, that one
+ * process makes alone, at once or through the cache; and one rank's failure, a full disk say, fails all of them and leaves nothing. */
 #include "tests/support/support.h"
 
 #include <dirent.h>
@@ -53,11 +53,14 @@ static void test_same_contents_same_file(void **state)
     (void)state;
     int rank = comm_rank(comm), size = comm_size(comm);
     H5Writer *writer;
-    char together[512], alone[512];
-    snprintf(together, sizeof together, "%s", support_path("together.h5"));
-    snprintf(alone, sizeof alone, "%s", support_path("alone.h5"));
-    assert_ok(h5_writer_open(comm, together, "tercet-test", 1, &writer));
+    enum { FILES = 3 };
+    static const char *const names[FILES] = {"together.h5", "alone.h5", "at-once.h5"};
+    char path[FILES][512];
+    for (int i = 0; i < FILES; i++)
+        snprintf(path[i], sizeof path[i], "%s", support_path("%s", names[i]));
+    assert_ok(h5_writer_open(comm, path[0], "tercet-test", 1, &writer));
     describe(writer);
+    h5_write_past_cache(writer);
     int64_t from = (int64_t)FLAT * rank / size, to = (int64_t)FLAT * (rank + 1) / size;
     write_range(writer, "/parameters/flat", from, to - from, 700001);
     from = (int64_t)ROWS * WIDTH * rank / size, to = (int64_t)ROWS * WIDTH * (rank + 1) / size; /* cuts rows */
@@ -65,27 +68,42 @@ static void test_same_contents_same_file(void **state)
     assert_ok(h5_writer_close(&writer));
 
     if (rank == 0) {
-        assert_ok(h5_writer_open(NULL, alone, "tercet-test", 1, &writer));
+        assert_ok(h5_writer_open(NULL, path[1], "tercet-test", 1, &writer));
         describe(writer);
         write_range(writer, "/parameters/deep/rows", 0, ROWS * WIDTH, ROWS * WIDTH);
         write_range(writer, "/parameters/flat", 0, FLAT, FLAT);
         assert_ok(h5_writer_close(&writer));
+
+        assert_ok(h5_writer_open(NULL, path[2], "tercet-test", 1, &writer));
+        describe(writer);
+        h5_write_past_cache(writer);
+        float *values = memory_new(FLAT, sizeof *values);
+        for (int64_t i = 0; i < FLAT; i++)
+            values[i] = value_of(i);
+        const int64_t cut = H5_BLOCK_BYTES / 4 + 1001; /* two parts of one block, at an address that no disk takes */
+        h5_write_many(writer,
+                      (H5Write[]){{"/parameters/flat", cut, FLAT - cut, values + cut},
+                                  {"/parameters/deep/rows", 0, ROWS * WIDTH, values},
+                                  {"/parameters/flat", 0, cut, values},
+                                  {"/none", 0, 0, values}},
+                      4);
+        memory_free(&values);
+        assert_ok(h5_writer_close(&writer));
     }
     comm_barrier(comm);
     /* Every rank reads what all wrote, and a share of the digests. */
-    H5File *files[2];
-    H5Digest semantic[2], parameters[2], raw[2];
-    for (int i = 0; i < 2; i++) {
-        const char *path = i ? alone : together;
-        assert_ok(h5_open(path, "tercet-test", &files[i]));
+    H5File *files[FILES];
+    H5Digest semantic[FILES], parameters[FILES], raw[FILES];
+    for (int i = 0; i < FILES; i++) {
+        assert_ok(h5_open(path[i], "tercet-test", &files[i]));
         assert_ok(comm_agree(comm, h5_verify(files[i], rank, size)));
         assert_ok(h5_digest_semantic(files[i], &semantic[i]));
         assert_ok(h5_digest_parameters(files[i], &parameters[i]));
-        assert_ok(h5_digest_file(path, &raw[i]));
+        assert_ok(h5_digest_file(path[i], &raw[i]));
+        assert_true(h5_digest_equal(semantic[0], semantic[i]));
+        assert_true(h5_digest_equal(parameters[0], parameters[i]));
+        assert_true(h5_digest_equal(raw[0], raw[i]));
     }
-    assert_true(h5_digest_equal(semantic[0], semantic[1]));
-    assert_true(h5_digest_equal(parameters[0], parameters[1]));
-    assert_true(h5_digest_equal(raw[0], raw[1]));
     /* The digest is part of the format: this value must not change. */
     char text[H5_DIGEST_TEXT];
     assert_string_equal(h5_digest_text(semantic[0], text), "e251806c722e351bdb1855c17af9a602");
@@ -98,8 +116,8 @@ static void test_same_contents_same_file(void **state)
         if (values[i] != value_of(i))
             fail_msg("element %ld is %g", (long)i, (double)values[i]);
     memory_free(&values);
-    h5_close(&files[0]);
-    h5_close(&files[1]);
+    for (int i = 0; i < FILES; i++)
+        h5_close(&files[i]);
     comm_barrier(comm);
 }
 
@@ -153,7 +171,7 @@ static void test_one_failure_is_everybodys(void **state)
 
 /* Writes a whole artifact while no file of the ranks that are `limited` may grow past `limit` bytes, which is what a full
  * disk looks like. */
-static Status write_limited(const char *path, bool limited, rlim_t limit)
+static Status write_limited(const char *path, bool limited, rlim_t limit, bool past_cache)
 {
     struct rlimit before, now;
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
@@ -164,8 +182,10 @@ static Status write_limited(const char *path, bool limited, rlim_t limit)
     Status status = h5_writer_open(comm, path, "tercet-test", 1, &writer);
     if (!status_failed(status)) {
         describe(writer);
+        if (past_cache)
+            h5_write_past_cache(writer);
         int64_t from = (int64_t)FLAT * rank / size, to = (int64_t)FLAT * (rank + 1) / size;
-        write_range(writer, "/parameters/flat", from, to - from, 700001);
+        write_range(writer, "/parameters/flat", from, to - from, past_cache ? to - from : 700001);
         from = (int64_t)ROWS * WIDTH * rank / size, to = (int64_t)ROWS * WIDTH * (rank + 1) / size;
         write_range(writer, "/parameters/deep/rows", from, to - from, 1000);
         status = h5_writer_close(&writer);
@@ -184,7 +204,7 @@ static void test_full_disk_ends_all(void **state)
     assert_ok(text_make_directories(directory));
     comm_barrier(comm);
     snprintf(path, sizeof path, "%s/a.h5", directory);
-    assert_ok(write_limited(path, false, 0));
+    assert_ok(write_limited(path, false, 0, false));
     struct stat info;
     assert_int_equal(stat(path, &info), 0);
     comm_barrier(comm);
@@ -192,10 +212,12 @@ static void test_full_disk_ends_all(void **state)
         assert_int_equal(remove(path), 0);
     comm_barrier(comm);
     const rlim_t limits[] = {0, 100, 5000, 9000, 1 << 20, 11 << 20, 18 << 20, (rlim_t)info.st_size - 1};
-    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
+    enum { LIMITS = sizeof limits / sizeof *limits };
+    for (int i = 0; i < 2 * LIMITS; i++)
         for (int who = -1; who < size; who++) { /* all of them, or one alone */
-            bool writes_last = limits[i] < FLAT * sizeof(float) * (size_t)(who + 1) / (size_t)size;
-            Status status = write_limited(path, who < 0 || who == rank, limits[i]);
+            rlim_t limit = limits[i / 2];
+            bool writes_last = limit < FLAT * sizeof(float) * (size_t)(who + 1) / (size_t)size;
+            Status status = write_limited(path, who < 0 || who == rank, limit, i % 2);
             if (who <= 0 || writes_last) {
                 assert_int_equal(status.code, STATUS_IO);
                 assert_contains(status_message(), "full/a.h5");

@@ -93,6 +93,16 @@ void h5_write_dataset(H5Writer *writer, H5Kind kind, const char *path, DType dty
 void h5_write_elements(H5Writer *writer, const char *path, int64_t first, int64_t count, const void *elements);
 /* [local] The same in rows of the first dimension. */
 void h5_write_rows(H5Writer *writer, const char *path, int64_t first, int64_t rows, const void *elements);
+typedef struct H5Write {
+    const char *path;
+    int64_t first, count;
+    const void *elements;
+} H5Write;
+
+/* [local] h5_write_elements of each, by all threads (base/work.h). */
+void h5_write_many(H5Writer *writer, const H5Write *writes, int64_t count);
+/* [local] What is written from now on will not be read soon by anybody on this machine: large datasets may go past the system's cache. */
+void h5_write_past_cache(H5Writer *writer);
 /* [collective] A whole dataset that every rank holds; rank 0 writes it. */
 void h5_write_whole(H5Writer *writer, H5Kind kind, const char *path, DType dtype, int ndim, const int64_t *shape,
                     const void *elements);

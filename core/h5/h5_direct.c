@@ -1,40 +1,54 @@
-/* h5_direct.c -- a file's blocks past the system's cache: for data that nobody will read again.
+/* h5_direct.c -- a file's blocks past the system's cache: for data that nobody will read soon.
  *
- * Why:   a disk of several GB/s waits for whoever takes pages for the cache and copies out of them; without it a read costs no processor time, and
- *        a restored checkpoint does not push out of memory what will be used again.
+ * Why:   a disk of several GB/s waits for whoever takes pages for the cache and copies into and out of them; without it a block costs no processor
+ *        time, and a checkpoint, written or restored, does not push out of memory what will be used again.
  * Rules: a block that is in the cache is read from it. On file systems whose servers are read ahead (NFS, Lustre), that are memory (tmpfs) or
- *        that check what they read (btrfs), everything is. Whatever a direct read does not bring, an ordinary one must: it has the error. */
+ *        that check what they hold (btrfs), everything goes through it. What a direct access does not do, an ordinary one must: it has the error. */
 #define _GNU_SOURCE /* O_DIRECT */
 #include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include "core/base/work.h"
-#include "core/h5/h5_parts.h"
+#include "core/h5/h5_writer.h"
 
 enum {
     FILE_SYSTEM_EXT4 = 0xEF53,
     FILE_SYSTEM_XFS = 0x58465342,
-    SECTOR_BYTES = 4096, /* offsets, sizes and addresses of direct reads are multiples of it */
+    SECTOR_BYTES = 4096, /* offsets, sizes and addresses are multiples of it */
     HUGE_PAGE_BYTES = 2 << 20,
     ROOM_BYTES = H5_BLOCK_BYTES + HUGE_PAGE_BYTES
 };
 
-void h5_read_once(H5File *file)
+/* The open file `fd`, which is called `path`, once more; -1 where it is of no use. */
+static int open_direct(int fd, const char *path, int access)
 {
     struct statfs system;
     struct stat here, there;
-    if (!file->sealed || file->direct >= 0 || fstatfs(file->fd, &system) != 0 ||
-        (system.f_type != FILE_SYSTEM_EXT4 && system.f_type != FILE_SYSTEM_XFS))
-        return;
-    int direct = open(file->path, O_RDONLY | O_CLOEXEC | O_DIRECT);
-    if (direct >= 0 && fstat(file->fd, &here) == 0 && fstat(direct, &there) == 0 && here.st_dev == there.st_dev &&
-        here.st_ino == there.st_ino)
-        file->direct = direct;
-    else if (direct >= 0)
+    if (fstatfs(fd, &system) != 0 || (system.f_type != FILE_SYSTEM_EXT4 && system.f_type != FILE_SYSTEM_XFS))
+        return -1;
+    int direct = open(path, access | O_CLOEXEC | O_DIRECT);
+    if (direct >= 0 && (fstat(fd, &here) != 0 || fstat(direct, &there) != 0 || here.st_dev != there.st_dev ||
+                        here.st_ino != there.st_ino)) {
         close(direct);
+        direct = -1;
+    }
+    return direct;
+}
+
+void h5_read_once(H5File *file)
+{
+    if (file->sealed && file->direct < 0)
+        file->direct = open_direct(file->fd, file->path, O_RDONLY);
+}
+
+void h5_write_past_cache(H5Writer *writer)
+{
+    if (writer->direct < 0)
+        writer->direct = open_direct(writer->fd, writer->temporary, O_WRONLY);
 }
 
 /* Is most of [offset, offset + size) in the cache? Also where the system does not tell. */
@@ -61,6 +75,16 @@ const char *h5_direct_read(const H5File *file, uint64_t offset, size_t size, cha
     size_t asked = (needed + SECTOR_BYTES - 1) / SECTOR_BYTES * SECTOR_BYTES; /* may end behind the file */
     ssize_t got = pread(file->direct, room, asked, (off_t)(offset - skipped));
     return got >= (ssize_t)needed ? room + skipped : NULL;
+}
+
+size_t h5_direct_write(const H5Writer *writer, uint64_t offset, const void *bytes, size_t size, char *room)
+{
+    size_t whole = size / SECTOR_BYTES * SECTOR_BYTES;
+    if (writer->direct < 0 || size < H5_LARGE_BYTES || offset % SECTOR_BYTES != 0)
+        return 0;
+    memcpy(room, bytes, whole);
+    ssize_t put = pwrite(writer->direct, room, whole, (off_t)offset);
+    return put < 0 ? 0 : (size_t)put / SECTOR_BYTES * SECTOR_BYTES;
 }
 
 /* Untouched rooms take no memory. They are huge pages, so that a disk gets one address for a block and not a thousand. */

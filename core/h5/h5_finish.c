@@ -30,6 +30,9 @@ static Status close_files(H5Writer *writer)
     if (writer->fd >= 0 && close(writer->fd) != 0 && !status_failed(status))
         status = status_error(STATUS_IO, "%s: cannot close: %s", writer->temporary, strerror(errno));
     writer->fd = -1;
+    if (writer->direct >= 0)
+        close(writer->direct);
+    writer->direct = -1;
     return status;
 }
 
@@ -47,6 +50,7 @@ static void writer_free(H5Writer *writer)
     }
     for (int i = 0; i < writer->groups_count; i++)
         memory_free(&writer->groups[i]);
+    h5_rooms_close(&writer->rooms);
     memory_free(&writer->datasets);
     memory_free(&writer->attributes);
     memory_free(&writer->groups);

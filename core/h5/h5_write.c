@@ -16,6 +16,7 @@
 
 #include "core/base/memory.h"
 #include "core/base/text.h"
+#include "core/base/work.h"
 
 int h5_team_rank(Comm *comm)
 {
@@ -77,7 +78,7 @@ Status h5_writer_open(Comm *comm, const char *path, const char *format, int64_t 
     writer->rank = h5_team_rank(comm);
     writer->size = h5_team_size(comm);
     writer->path = memory_strdup(path);
-    writer->fd = -1;
+    writer->fd = writer->direct = -1;
     writer->file = -1;
     long pid = (long)getpid();
     if (writer->size > 1)
@@ -204,7 +205,7 @@ Status h5_writer_create(H5Writer *writer, H5Growing *dataset, const void *elemen
  * reserve shows it when it is written. */
 static Status reserve_space(const H5Writer *writer, const H5Growing *dataset)
 {
-    if (dataset->bytes < H5_BLOCK_BYTES || fallocate(writer->fd, 0, (off_t)dataset->offset, (off_t)dataset->bytes) == 0)
+    if (dataset->bytes < H5_LARGE_BYTES || fallocate(writer->fd, 0, (off_t)dataset->offset, (off_t)dataset->bytes) == 0)
         return status_ok();
     if (errno != ENOSPC && errno != EFBIG && errno != EDQUOT)
         return status_ok();
@@ -253,38 +254,86 @@ void h5_write_dataset(H5Writer *writer, H5Kind kind, const char *path, DType dty
         comm_broadcast(writer->comm, 0, &added->offset, sizeof added->offset);
 }
 
-/* Bytes [first, first + size) of a dataset. A block that is here as a whole is hashed, and its way to the disk begins: the
- * disk works while the next one is copied, and the sync at the end finds little left. */
-static Status write_bytes(H5Writer *writer, H5Growing *dataset, size_t first, size_t size, const char *bytes)
+/* --- Elements ------------------------------------------------------------------------------------------------------ */
+
+/* What of a write lies in one block. */
+typedef struct Part {
+    H5Growing *dataset;
+    size_t at, end; /* bytes of the dataset */
+    const char *bytes;
+} Part;
+
+typedef struct Parts {
+    H5Writer *writer;
+    Part *items;
+    int64_t count, capacity;
+    size_t bytes;
+} Parts;
+
+static void add_parts(Parts *parts, const H5Write *write)
 {
-    for (size_t at = first; at < first + size;) {
-        size_t block = at / H5_BLOCK_BYTES, from = block * H5_BLOCK_BYTES;
-        size_t block_end = dataset->bytes - from < H5_BLOCK_BYTES ? dataset->bytes : from + H5_BLOCK_BYTES;
-        size_t end = block_end < first + size ? block_end : first + size;
-        bool whole = at == from && end == block_end;
-        if (whole)
-            dataset->block[block] = h5_digest_bytes(bytes, end - at);
-        dataset->hashed[block] = whole;
-        TRY(h5_raw_write(writer->fd, writer->temporary, dataset->offset + at, bytes, end - at));
-        if (end - at == H5_BLOCK_BYTES)
-            sync_file_range(writer->fd, (off_t)(dataset->offset + at), H5_BLOCK_BYTES, SYNC_FILE_RANGE_WRITE);
-        bytes += end - at;
-        at = end;
+    H5Growing *dataset = find_growing(parts->writer, write->path);
+    REQUIRE(dataset != NULL, "%s: no h5_write_dataset before its elements", write->path);
+    REQUIRE(write->first >= 0 && write->count >= 0 && write->first <= dataset->elements &&
+                write->count <= dataset->elements - write->first,
+            "%s: elements [%" PRId64 ", +%" PRId64 ") of %" PRId64, write->path, write->first, write->count,
+            dataset->elements);
+    if (parts->writer->failed != STATUS_OK || dataset->offset == 0)
+        return;
+    size_t width = dtype_size(dataset->dtype);
+    size_t from = (size_t)write->first * width, end = from + (size_t)write->count * width;
+    for (size_t at = from, next; at < end; at = next) {
+        size_t block_end = (at / H5_BLOCK_BYTES + 1) * H5_BLOCK_BYTES;
+        next = block_end < end ? block_end : end;
+        memory_reserve(&parts->items, parts->count, &parts->capacity);
+        parts->items[parts->count++] = (Part){dataset, at, next, (const char *)write->elements + (at - from)};
     }
+    parts->bytes += end - from;
+    dataset->written += write->count;
+}
+
+/* A block that is here as a whole is hashed, and its way to the disk begins: the disk works while the next one is copied, and the sync at the
+ * end finds little left. */
+static Status write_one(void *context, int64_t index, int worker)
+{
+    const Parts *parts = context;
+    const Part *part = &parts->items[index];
+    H5Writer *writer = parts->writer;
+    H5Growing *dataset = part->dataset;
+    size_t block = part->at / H5_BLOCK_BYTES, size = part->end - part->at;
+    bool whole = part->at % H5_BLOCK_BYTES == 0 && (size == H5_BLOCK_BYTES || part->end == dataset->bytes);
+    if (whole)
+        dataset->block[block] = h5_digest_bytes(part->bytes, size);
+    dataset->hashed[block] = whole;
+    uint64_t offset = dataset->offset + part->at;
+    size_t done =
+        writer->direct < 0 ? 0 : h5_direct_write(writer, offset, part->bytes, size, h5_room(&writer->rooms, worker));
+    TRY(h5_raw_write(writer->fd, writer->temporary, offset + done, part->bytes + done, size - done));
+    if (done == 0 && size == H5_BLOCK_BYTES)
+        sync_file_range(writer->fd, (off_t)offset, H5_BLOCK_BYTES, SYNC_FILE_RANGE_WRITE);
     return status_ok();
+}
+
+void h5_write_many(H5Writer *writer, const H5Write *writes, int64_t count)
+{
+    Parts parts = {.writer = writer};
+    for (int64_t i = 0; i < count; i++)
+        add_parts(&parts, &writes[i]);
+    if (writer->direct >= 0)
+        h5_room(&writer->rooms, 0); /* opened before several threads ask */
+    Status status = status_ok();
+    if (parts.bytes > H5_BLOCK_BYTES)
+        status = work_run(parts.count, write_one, NULL, &parts);
+    else /* too little to wake threads for */
+        for (int64_t i = 0; i < parts.count && !status_failed(status); i++)
+            status = write_one(&parts, i, 0);
+    h5_writer_fail(writer, status);
+    memory_free(&parts.items);
 }
 
 void h5_write_elements(H5Writer *writer, const char *path, int64_t first, int64_t count, const void *elements)
 {
-    H5Growing *dataset = find_growing(writer, path);
-    REQUIRE(dataset != NULL, "%s: no h5_write_dataset before its elements", path);
-    REQUIRE(first >= 0 && count >= 0 && first <= dataset->elements && count <= dataset->elements - first,
-            "%s: elements [%" PRId64 ", +%" PRId64 ") of %" PRId64, path, first, count, dataset->elements);
-    if (writer->failed != STATUS_OK || count == 0 || dataset->offset == 0)
-        return;
-    size_t width = dtype_size(dataset->dtype);
-    h5_writer_fail(writer, write_bytes(writer, dataset, (size_t)first * width, (size_t)count * width, elements));
-    dataset->written += count;
+    h5_write_many(writer, &(H5Write){path, first, count, elements}, 1);
 }
 
 void h5_write_rows(H5Writer *writer, const char *path, int64_t first, int64_t rows, const void *elements)

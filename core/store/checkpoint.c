@@ -38,35 +38,58 @@ static Span view_part(const ParamView *view, Span flat)
 
 /* --- Writing --- */
 
+/* What lies in the host's memory and is written together, when all datasets have been made. */
+typedef struct Writes {
+    H5Writer *writer;
+    H5Write *items;
+    int64_t count, capacity;
+} Writes;
+
 /* Part of a tensor as elements from `first` on. */
-static void write_part(H5Writer *writer, const char *path, Device *device, Tensor part, int64_t first)
+static void write_part(Writes *writes, const char *path, Device *device, Tensor part, int64_t first)
 {
     int64_t count = tensor_count(part);
     const void *values = tensor_host(device, part);
-    float *copy = NULL;
-    if (!values) {
-        values = copy = memory_new((size_t)count, sizeof *copy);
-        tensor_read(device, part, copy);
+    H5Write *last = writes->count ? &writes->items[writes->count - 1] : NULL;
+    if (values && last && strcmp(last->path, path) == 0 && last->first + last->count == first &&
+        (const float *)last->elements + last->count == values) {
+        last->count += count; /* whole blocks can be hashed on their way */
+        return;
     }
-    h5_write_elements(writer, path, first, count, values);
+    if (values) {
+        memory_reserve(&writes->items, writes->count, &writes->capacity);
+        writes->items[writes->count++] = (H5Write){memory_strdup(path), first, count, values};
+        return;
+    }
+    float *copy = memory_new((size_t)count, sizeof *copy);
+    tensor_read(device, part, copy);
+    h5_write_elements(writes->writer, path, first, count, copy);
     memory_free(&copy);
 }
 
-static void write_parameters(Comm *comm, H5Writer *writer, const CheckpointModel *entry)
+static void writes_end(Writes *writes)
+{
+    h5_write_many(writes->writer, writes->items, writes->count);
+    for (int64_t i = 0; i < writes->count; i++)
+        memory_release((void *)writes->items[i].path);
+    memory_free(&writes->items);
+}
+
+static void write_parameters(Comm *comm, Writes *writes, const CheckpointModel *entry)
 {
     const Params *params = &entry->model->params;
     char path[160];
     for (int v = 0; v < params->views; v++) {
         const ParamView *view = &params->view[v];
         checkpoint_name(path, entry->role, "parameters", view->name);
-        h5_write_dataset(writer, H5_SEMANTIC, path, DTYPE_F32, view->ndim, view->shape);
+        h5_write_dataset(writes->writer, H5_SEMANTIC, path, DTYPE_F32, view->ndim, view->shape);
         if (v % comm_size(comm) == comm_rank(comm))
-            write_part(writer, path, entry->model->device,
+            write_part(writes, path, entry->model->device,
                        tensor_range(params->value, view->offset, view_elements(view)), 0);
     }
 }
 
-static void write_moments(Comm *comm, H5Writer *writer, const CheckpointModel *entry, const char *kind, Tensor moments)
+static void write_moments(Comm *comm, Writes *writes, const CheckpointModel *entry, const char *kind, Tensor moments)
 {
     const Params *params = &entry->model->params;
     char path[160];
@@ -74,12 +97,12 @@ static void write_moments(Comm *comm, H5Writer *writer, const CheckpointModel *e
         const ParamView *view = &params->view[v];
         int64_t at = 0; /* where the slice begins among this rank's moments */
         checkpoint_name(path, entry->role, kind, view->name);
-        h5_write_dataset(writer, H5_SEMANTIC, path, DTYPE_F32, view->ndim, view->shape);
+        h5_write_dataset(writes->writer, H5_SEMANTIC, path, DTYPE_F32, view->ndim, view->shape);
         for (int64_t stripe = 0; stripe < shard_stripes(params->count); stripe++) {
             Span slice = shard_slice(params->count, comm_size(comm), comm_rank(comm), stripe);
             Span part = view_part(view, slice);
             if (part.to > part.from)
-                write_part(writer, path, entry->model->device,
+                write_part(writes, path, entry->model->device,
                            tensor_range(moments, at + view->offset + part.from - slice.from, part.to - part.from),
                            part.from);
             at += slice.to - slice.from;
@@ -87,8 +110,9 @@ static void write_moments(Comm *comm, H5Writer *writer, const CheckpointModel *e
     }
 }
 
-static void write_model(Comm *comm, H5Writer *writer, const CheckpointModel *entry)
+static void write_model(Comm *comm, Writes *writes, const CheckpointModel *entry)
 {
+    H5Writer *writer = writes->writer;
     char path[160];
     char *shape = model_shape_to_text(&entry->model->shape);
     checkpoint_name(path, entry->role, "model", "");
@@ -98,11 +122,11 @@ static void write_model(Comm *comm, H5Writer *writer, const CheckpointModel *ent
                     : entry->model->head == HEAD_LM   ? "lm"
                                                       : "none");
     memory_free(&shape);
-    write_parameters(comm, writer, entry);
+    write_parameters(comm, writes, entry);
     if (!tensor_present(entry->exp_avg) && !entry->optimizer_steps)
         return;
-    write_moments(comm, writer, entry, "optimizer/exp_avg", entry->exp_avg);
-    write_moments(comm, writer, entry, "optimizer/exp_avg_sq", entry->exp_avg_sq);
+    write_moments(comm, writes, entry, "optimizer/exp_avg", entry->exp_avg);
+    write_moments(comm, writes, entry, "optimizer/exp_avg_sq", entry->exp_avg_sq);
     checkpoint_name(path, entry->role, "optimizer", "");
     h5_write_int(writer, H5_SEMANTIC, path, "steps", *entry->optimizer_steps);
 }
@@ -143,8 +167,11 @@ Status checkpoint_write(Comm *comm, const char *path, const CheckpointHeader *he
         int64_t shape = (int64_t)size;
         h5_write_whole(writer, H5_SEMANTIC, "/tokenizer", DTYPE_U8, 1, &shape, bytes);
     }
+    h5_write_past_cache(writer);
+    Writes writes = {.writer = writer};
     for (int i = 0; i < models_count; i++)
-        write_model(comm, writer, &models[i]);
+        write_model(comm, &writes, &models[i]);
+    writes_end(&writes);
     for (int i = 0; i < state_count; i++)
         write_state(writer, &state[i]);
     return h5_writer_close(&writer);
