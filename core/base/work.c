@@ -12,6 +12,11 @@ int work_threads(void)
     return omp_get_max_threads();
 }
 
+int work_waiting_threads(void)
+{
+    return 2 * work_threads();
+}
+
 /* The failure of the lowest index so far. */
 typedef struct Failure {
     _Atomic int64_t index; /* INT64_MAX: none */
@@ -38,24 +43,34 @@ static void run_one(WorkJob job, void *context, int64_t index, Failure *failure)
         note(failure, index, job(context, index, omp_get_thread_num()));
 }
 
-Status work_run(int64_t count, WorkJob job, WorkJob turn, void *context)
+static Status run(int threads, int64_t count, WorkJob job, WorkJob turn, void *context)
 {
     Failure failure = {.index = INT64_MAX, .status = status_ok()};
     if (turn) {
-#pragma omp parallel for ordered schedule(dynamic, 1)
+#pragma omp parallel for ordered schedule(dynamic, 1) num_threads(threads)
         for (int64_t i = 0; i < count; i++) {
             run_one(job, context, i, &failure);
 #pragma omp ordered
             run_one(turn, context, i, &failure);
         }
     } else {
-#pragma omp parallel for schedule(dynamic, 1)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
         for (int64_t i = 0; i < count; i++)
             run_one(job, context, i, &failure);
     }
     Status status = failure.message ? status_error(failure.status.code, "%s", failure.message) : status_ok();
     memory_free(&failure.message);
     return status;
+}
+
+Status work_run(int64_t count, WorkJob job, WorkJob turn, void *context)
+{
+    return run(work_threads(), count, job, turn, context);
+}
+
+Status work_run_waiting(int64_t count, WorkJob job, void *context)
+{
+    return run(work_waiting_threads(), count, job, NULL, context);
 }
 
 /* --- Aside --------------------------------------------------------------------------------------------------------- */

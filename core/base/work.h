@@ -16,6 +16,10 @@ int work_threads(void);
 /* job(index) for 0 <= index < count, begun in this order; and turn(index), unless `turn` is NULL, one at a time in this order, each after its job and
  * by the same worker. The failure of the lowest index is returned; after it nothing more is begun. */
 Status work_run(int64_t count, WorkJob job, WorkJob turn, void *context);
+/* The same without turns, for pieces of which each waits for a disk half of its time: on more threads than there are cores, and `worker` is in
+ * [0, work_waiting_threads()). */
+Status work_run_waiting(int64_t count, WorkJob job, void *context);
+int work_waiting_threads(void);
 
 /* One job on a thread of its own, beside whatever the caller does until it ends it. */
 typedef struct WorkAside WorkAside;

@@ -91,7 +91,7 @@ size_t h5_direct_write(const H5Writer *writer, uint64_t offset, const void *byte
 char *h5_room(H5Rooms *rooms, int worker)
 {
     if (rooms->base == NULL) {
-        size_t bytes = (size_t)work_threads() * ROOM_BYTES + HUGE_PAGE_BYTES;
+        size_t bytes = (size_t)work_waiting_threads() * ROOM_BYTES + HUGE_PAGE_BYTES;
         REQUIRE(!status_failed(arena_open(&rooms->arena, "blocks of a file", arena_memory_host(), bytes)), "%s",
                 status_message());
         char *base = arena_alloc(&rooms->arena, bytes - ARENA_ALIGN);

@@ -146,7 +146,7 @@ Status h5_read_many(H5File *file, const H5Read *reads, int64_t count)
             TRY(h5_load_elements(file, reads[i].dataset, reads[i].first, reads[i].count, reads[i].elements));
     }
     h5_room(&file->rooms, 0); /* opened before several threads ask */
-    Status status = work_run(parts.count, read_one, NULL, &parts);
+    Status status = work_run_waiting(parts.count, read_one, &parts);
     memory_free(&parts.items);
     return status;
 }

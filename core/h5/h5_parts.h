@@ -78,7 +78,7 @@ typedef struct H5Place {
     void *copy; /* what h5_map gave where the data are off their alignment (HDF5 aligns large datasets only) */
 } H5Place;
 
-/* Memory for one block per thread of work_run. */
+/* Memory for one block per thread of work_run_waiting. */
 typedef struct H5Rooms {
     Arena arena;
     char *base; /* NULL: not open */

@@ -323,7 +323,7 @@ void h5_write_many(H5Writer *writer, const H5Write *writes, int64_t count)
         h5_room(&writer->rooms, 0); /* opened before several threads ask */
     Status status = status_ok();
     if (parts.bytes > H5_BLOCK_BYTES)
-        status = work_run(parts.count, write_one, NULL, &parts);
+        status = work_run_waiting(parts.count, write_one, &parts);
     else /* too little to wake threads for */
         for (int64_t i = 0; i < parts.count && !status_failed(status); i++)
             status = write_one(&parts, i, 0);
