@@ -8,14 +8,14 @@
 enum { PIECES = 1000 };
 
 typedef struct Seen {
-    int done[PIECES], fails_from;
+    int done[PIECES], fails_from, workers;
     int64_t turns;
 } Seen;
 
 static Status job(void *context, int64_t index, int worker)
 {
     Seen *seen = context;
-    if (worker < 0 || worker >= work_threads())
+    if (worker < 0 || worker >= seen->workers)
         return status_error(STATUS_INTERNAL, "worker %d", worker);
     seen->done[index]++;
     return index >= seen->fails_from ? status_error(STATUS_INPUT, "piece %d is bad", (int)index) : status_ok();
@@ -33,15 +33,23 @@ static void test_pieces(void **state)
     (void)state;
     for (int threads = 1; threads <= 3; threads++) {
         omp_set_num_threads(threads);
-        Seen seen = {.fails_from = PIECES};
+        Seen seen = {.fails_from = PIECES, .workers = work_threads()};
         assert_ok(work_run(PIECES, job, turn, &seen));
         assert_ok(work_run(PIECES, job, NULL, &seen));
         assert_int_equal(seen.turns, PIECES);
         for (int i = 0; i < PIECES; i++)
             assert_int_equal(seen.done[i], 2);
-        seen = (Seen){.fails_from = 500};
+        seen = (Seen){.fails_from = 500, .workers = work_threads()};
         assert_fails(work_run(PIECES, job, turn, &seen), STATUS_INPUT, "piece 500 is bad");
         assert_int_equal(seen.turns, 500);
+        seen = (Seen){.fails_from = PIECES, .workers = work_waiting_threads()};
+        assert_true(seen.workers > threads);
+        assert_ok(work_run_waiting(PIECES, job, &seen));
+        for (int i = 0; i < PIECES; i++)
+            assert_int_equal(seen.done[i], 1);
+        seen = (Seen){.fails_from = 1, .workers = 2};
+        assert_fails(work_run_waiting(2, job, &seen), STATUS_INPUT, "piece 1 is bad");
+        assert_ok(work_run_waiting(0, job, &seen));
     }
 }
 

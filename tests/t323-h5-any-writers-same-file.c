@@ -4,12 +4,16 @@
 #include "tests/support/support.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <mpi.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
 
 #include "core/base/memory.h"
 #include "core/comm/comm.h"
@@ -46,6 +50,52 @@ static void describe(H5Writer *writer)
     h5_write_dataset(writer, H5_SEMANTIC, "/parameters/deep/rows", DTYPE_F32, 2, (int64_t[]){ROWS, WIDTH});
     h5_write_dataset(writer, H5_SEMANTIC, "/none", DTYPE_F32, 2, (int64_t[]){0, WIDTH});
     h5_write_whole(writer, H5_SEMANTIC, "/tokenizer", DTYPE_U8, 1, (int64_t[]){5}, "abcde");
+}
+
+/* Which share of a file is in the system's cache. */
+static double share_cached(const char *path)
+{
+    struct stat info;
+    int file = open(path, O_RDONLY);
+    assert_true(file >= 0 && fstat(file, &info) == 0);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), pages = ((size_t)info.st_size + page - 1) / page, found = 0;
+    unsigned char *resident = memory_new(pages, 1);
+    void *map = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, file, 0);
+    assert_true(map != MAP_FAILED && mincore(map, (size_t)info.st_size, resident) == 0);
+    for (size_t i = 0; i < pages; i++)
+        found += resident[i] & 1;
+    munmap(map, (size_t)info.st_size);
+    close(file);
+    memory_free(&resident);
+    return (double)found / (double)pages;
+}
+
+/* Whole blocks leave nothing in the cache where the file system is one that h5_direct.c knows. */
+static void test_past_the_cache(void **state)
+{
+    (void)state;
+    if (comm_rank(comm) == 0) {
+        char path[2][512];
+        for (int past = 0; past < 2; past++) {
+            snprintf(path[past], sizeof path[past], "%s", support_path("past-%d.h5", past));
+            H5Writer *writer;
+            assert_ok(h5_writer_open(NULL, path[past], "tercet-test", 1, &writer));
+            describe(writer);
+            if (past)
+                h5_write_past_cache(writer);
+            write_range(writer, "/parameters/deep/rows", 0, ROWS * WIDTH, ROWS * WIDTH);
+            write_range(writer, "/parameters/flat", 0, FLAT, FLAT);
+            assert_ok(h5_writer_close(&writer));
+        }
+        struct statfs system;
+        assert_int_equal(statfs(path[1], &system), 0);
+        if ((system.f_type != 0xEF53 && system.f_type != 0x58465342) || sysconf(_SC_PAGESIZE) != 4096)
+            print_message("SKIPPED: this folder's file system (%lx) is not written to past the cache\n",
+                          (long)system.f_type);
+        else
+            assert_true(share_cached(path[1]) < 0.1);
+    }
+    comm_barrier(comm);
 }
 
 static void test_same_contents_same_file(void **state)
@@ -241,6 +291,7 @@ int main(int argc, char **argv)
     status_set_rank(comm_rank(comm));
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_contents_same_file),
+        cmocka_unit_test(test_past_the_cache),
         cmocka_unit_test(test_one_failure_is_everybodys),
         cmocka_unit_test(test_full_disk_ends_all),
     };

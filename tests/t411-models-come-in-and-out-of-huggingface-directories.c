@@ -243,6 +243,115 @@ static void test_export_comes_back(void **state)
     assert_false(huggingface_is_directory(support_path("absent")));
 }
 
+static void test_matrices_are_turned(void **state)
+{
+    (void)state;
+    static const int64_t extents[] = {1, 3, 4, 5, 15, 16, 17, 33};
+    enum { EXTENTS = sizeof extents / sizeof extents[0], MOST = 33, GAP = 3 };
+    float from[MOST * MOST], to[MOST * (MOST + GAP)];
+    for (int i = 0; i < MOST * MOST; i++)
+        from[i] = (float)i;
+    for (int a = 0; a < EXTENTS; a++)
+        for (int b = 0; b < EXTENTS; b++) {
+            int64_t rows = extents[a], columns = extents[b], stride = rows + GAP;
+            for (int64_t i = 0; i < columns * stride; i++)
+                to[i] = -1;
+            huggingface_turn(from, rows, columns, to, stride);
+            for (int64_t j = 0; j < columns; j++)
+                for (int64_t i = 0; i < stride; i++)
+                    assert_true(to[j * stride + i] == (i < rows ? from[i * columns + j] : -1));
+        }
+}
+
+/* The weights of `directory` once more, all of them as BF16: what comes to be read is not what was written. */
+static void rewrite_as_bf16(const char *path)
+{
+    Safetensors *file;
+    assert_ok(safetensors_open(path, &file));
+    Text text = {0};
+    size_t at = 0;
+    for (int t = 0; t < safetensors_count(file); t++) {
+        const SafetensorsEntry *entry = safetensors_entry(file, t);
+        size_t bytes = (size_t)entry->elements * 2;
+        text_printf(&text, "%s\"%s\": {\"dtype\": \"BF16\", \"shape\": [%lld%s", t ? ", " : "{", entry->name,
+                    (long long)entry->shape[0], entry->ndim == 2 ? ", " : "");
+        if (entry->ndim == 2)
+            text_printf(&text, "%lld", (long long)entry->shape[1]);
+        text_printf(&text, "], \"data_offsets\": [%zu, %zu]}", at, at + bytes);
+        at += bytes;
+    }
+    text_append_string(&text, "}");
+    uint64_t header = text.size;
+    Text whole = {0};
+    text_append(&whole, (const char *)&header, sizeof header);
+    text_append(&whole, text.bytes, text.size);
+    for (int t = 0; t < safetensors_count(file); t++) {
+        int64_t count = safetensors_entry(file, t)->elements;
+        float *values = memory_new((size_t)count, sizeof *values);
+        assert_ok(safetensors_read_f32(file, t, values));
+        for (int64_t i = 0; i < count; i++)
+            text_append(&whole, (const char *)&values[i] + 2, 2); /* cut, not rounded: the upper half */
+        memory_free(&values);
+    }
+    safetensors_close(&file);
+    assert_ok(text_write_file(path, whole.bytes, whole.size));
+    text_free(&whole);
+    text_free(&text);
+}
+
+/* Every weight of the first layer's MLP, element by element: in the file inputs come first, in the model outputs do. */
+static void assert_mlp_is_turned(const char *path, const Params *params, Device *device)
+{
+    static const struct {
+        const char *name;
+        ViewKind kind;
+    } matrices[] = {{"transformer.h.0.mlp.c_fc.weight", VIEW_UP_WEIGHT},
+                    {"transformer.h.0.mlp.c_proj.weight", VIEW_DOWN_WEIGHT}};
+    Safetensors *file;
+    assert_ok(safetensors_open(path, &file));
+    for (int m = 0; m < 2; m++) {
+        int index = safetensors_find(file, matrices[m].name);
+        assert_true(index >= 0);
+        const SafetensorsEntry *entry = safetensors_entry(file, index);
+        int64_t inputs = entry->shape[0], outputs = entry->shape[1];
+        float *stored = memory_new((size_t)entry->elements, sizeof *stored);
+        float *held = memory_new((size_t)entry->elements, sizeof *held);
+        assert_ok(safetensors_read_f32(file, index, stored));
+        tensor_read(device, params_of(params, matrices[m].kind, 0).value, held);
+        for (int64_t i = 0; i < inputs; i++)
+            for (int64_t o = 0; o < outputs; o++)
+                if (stored[i * outputs + o] != held[o * inputs + i])
+                    fail_msg("%s: input %ld, output %ld", matrices[m].name, (long)i, (long)o);
+        memory_free(&stored);
+        memory_free(&held);
+    }
+    safetensors_close(&file);
+}
+
+/* Matrices of more than one piece, of which no extent is a number of whole tiles; in F32, and in BF16. */
+static void test_large_matrices_are_turned_in_pieces(void **state)
+{
+    (void)state;
+    ModelShape shape = tiny_shape("gpt2", true);
+    shape.width = 150, shape.heads = shape.kv_heads = 5, shape.head_dim = 30, shape.ffn = 602, shape.layers = 1;
+    Tiny tiny;
+    tiny_open(&tiny, &shape, HEAD_LM, 1, 1.0f);
+    const char *directory = support_path("pieces");
+    char path[600];
+    snprintf(path, sizeof path, "%s/model.safetensors", directory);
+    assert_ok(huggingface_export(directory, &tiny.model, NULL));
+    assert_mlp_is_turned(path, &tiny.model.params, &tiny.device);
+    for (int pass = 0; pass < 2; pass++) {
+        Model back;
+        bool has_head;
+        assert_ok(huggingface_load(directory, &tiny.device, HEAD_LM, &back, &has_head, NULL));
+        assert_mlp_is_turned(path, &back.params, &tiny.device);
+        model_close(&back);
+        rewrite_as_bf16(path);
+    }
+    tiny_close(&tiny);
+}
+
 static void test_heads_are_dropped_or_left_zero(void **state)
 {
     (void)state;
@@ -340,6 +449,8 @@ int main(void)
         cmocka_unit_test(test_gpt2),
         cmocka_unit_test(test_score_head),
         cmocka_unit_test(test_export_comes_back),
+        cmocka_unit_test(test_matrices_are_turned),
+        cmocka_unit_test(test_large_matrices_are_turned_in_pieces),
         cmocka_unit_test(test_heads_are_dropped_or_left_zero),
         cmocka_unit_test(test_refusals_name_the_thing),
     };

@@ -28,7 +28,7 @@ typedef struct ArenaMemory {
     /* Make [base + from, base + to) usable. STATUS_MEMORY, with what there is in words. */
     Status (*commit)(void *self, void *base, size_t from, size_t to);
     void (*release)(void *self, void *base, size_t bytes);
-    bool host_visible;  /* false: the arena never touches the bytes itself */
+    bool host_visible;  /* addresses that come as zeros; false: the arena never touches the bytes itself */
     size_t total_bytes; /* how much there is; 0: the machine's physical memory */
 } ArenaMemory;
 
@@ -43,7 +43,7 @@ typedef struct Arena {
 ArenaMemory arena_memory_host(void);
 /* `limit_bytes` 0: as much as there is, or half of that, a quarter, ... where addresses are refused. [local] */
 Status arena_open(Arena *arena, const char *name, ArenaMemory memory, size_t limit_bytes);
-/* Is memory zero when arena_alloc() gives it out for the first time? The system sees to it for the host's, a checked build poisons it. */
+/* Is memory zero when arena_alloc() gives it out for the first time, before any rewind? The system sees to it for the host's, a checked build poisons it. */
 bool arena_new_is_zero(const Arena *arena);
 void arena_close(Arena *arena);
 /* `bytes` aligned to ARENA_ALIGN, contents undefined. Running over the limit aborts with the arena's

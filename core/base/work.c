@@ -14,7 +14,9 @@ int work_threads(void)
 
 int work_waiting_threads(void)
 {
-    return 2 * work_threads();
+    enum { MOST = 32 };
+    int threads = 2 * work_threads();
+    return threads < MOST ? threads : MOST;
 }
 
 /* The failure of the lowest index so far. */
@@ -46,6 +48,8 @@ static void run_one(WorkJob job, void *context, int64_t index, Failure *failure)
 static Status run(int threads, int64_t count, WorkJob job, WorkJob turn, void *context)
 {
     Failure failure = {.index = INT64_MAX, .status = status_ok()};
+    if (count < threads)
+        threads = count > 0 ? (int)count : 1;
     if (turn) {
 #pragma omp parallel for ordered schedule(dynamic, 1) num_threads(threads)
         for (int64_t i = 0; i < count; i++) {

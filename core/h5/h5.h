@@ -99,9 +99,9 @@ typedef struct H5Write {
     const void *elements;
 } H5Write;
 
-/* [local] h5_write_elements of each, by all threads (base/work.h). */
+/* [local] h5_write_elements of each, by all threads (base/work.h). They may meet in a block of the file. */
 void h5_write_many(H5Writer *writer, const H5Write *writes, int64_t count);
-/* [local] What is written from now on will not be read soon by anybody on this machine: large datasets may go past the system's cache. */
+/* [local] What is written from now on will not be read soon by anybody on this machine: their blocks may go past the system's cache. */
 void h5_write_past_cache(H5Writer *writer);
 /* [collective] A whole dataset that every rank holds; rank 0 writes it. */
 void h5_write_whole(H5Writer *writer, H5Kind kind, const char *path, DType dtype, int ndim, const int64_t *shape,

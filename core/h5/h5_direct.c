@@ -1,9 +1,10 @@
 /* h5_direct.c -- a file's blocks past the system's cache: for data that nobody will read soon.
  *
- * Why:   a disk of several GB/s waits for whoever takes pages for the cache and copies into and out of them; without it a block costs no processor
- *        time, and a checkpoint, written or restored, does not push out of memory what will be used again.
+ * Why:   a disk of several GB/s waits for whoever takes pages for the cache; without it a checkpoint of moments, written or restored, costs the
+ *        processor a third, and does not push out of memory what will be used again.
  * Rules: a block that is in the cache is read from it. On file systems whose servers are read ahead (NFS, Lustre), that are memory (tmpfs) or
- *        that check what they hold (btrfs), everything goes through it. What a direct access does not do, an ordinary one must: it has the error. */
+ *        that check what they hold (btrfs), everything goes through it. What a direct access does not do, an ordinary one must: it has the error.
+ *        Blocks are copied from and to rooms of our own, since their addresses are not the multiples that a disk asks for. */
 #define _GNU_SOURCE /* O_DIRECT */
 #include <fcntl.h>
 #include <string.h>
@@ -47,8 +48,15 @@ void h5_read_once(H5File *file)
 
 void h5_write_past_cache(H5Writer *writer)
 {
-    if (writer->direct < 0)
-        writer->direct = open_direct(writer->fd, writer->temporary, O_WRONLY);
+    struct statfs system;
+    if (writer->direct >= 0)
+        return;
+    /* Beside a direct write others go through the cache, and never may a page or a block of the file system belong to both. */
+    if (sysconf(_SC_PAGESIZE) != SECTOR_BYTES || fstatfs(writer->fd, &system) != 0 || system.f_bsize > SECTOR_BYTES)
+        return;
+    writer->direct = open_direct(writer->fd, writer->temporary, O_WRONLY);
+    if (writer->direct >= 0)
+        h5_room(&writer->rooms, 0); /* opened before several threads ask */
 }
 
 /* Is most of [offset, offset + size) in the cache? Also where the system does not tell. */
@@ -80,7 +88,7 @@ const char *h5_direct_read(const H5File *file, uint64_t offset, size_t size, cha
 size_t h5_direct_write(const H5Writer *writer, uint64_t offset, const void *bytes, size_t size, char *room)
 {
     size_t whole = size / SECTOR_BYTES * SECTOR_BYTES;
-    if (writer->direct < 0 || size < H5_LARGE_BYTES || offset % SECTOR_BYTES != 0)
+    if (size < H5_LARGE_BYTES || offset % SECTOR_BYTES != 0)
         return 0;
     memcpy(room, bytes, whole);
     ssize_t put = pwrite(writer->direct, room, whole, (off_t)offset);
@@ -91,12 +99,14 @@ size_t h5_direct_write(const H5Writer *writer, uint64_t offset, const void *byte
 char *h5_room(H5Rooms *rooms, int worker)
 {
     if (rooms->base == NULL) {
-        size_t bytes = (size_t)work_waiting_threads() * ROOM_BYTES + HUGE_PAGE_BYTES;
+        rooms->workers = work_waiting_threads();
+        size_t bytes = (size_t)rooms->workers * ROOM_BYTES + HUGE_PAGE_BYTES;
         REQUIRE(!status_failed(arena_open(&rooms->arena, "blocks of a file", arena_memory_host(), bytes)), "%s",
                 status_message());
         char *base = arena_alloc(&rooms->arena, bytes - ARENA_ALIGN);
         rooms->base = base + (HUGE_PAGE_BYTES - (uintptr_t)base % HUGE_PAGE_BYTES) % HUGE_PAGE_BYTES;
     }
+    REQUIRE(worker < rooms->workers, "room %d of %d", worker, rooms->workers);
     return rooms->base + (size_t)worker * ROOM_BYTES;
 }
 

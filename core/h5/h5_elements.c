@@ -60,12 +60,6 @@ static Status read_part(H5File *file, const H5Dataset *dataset, size_t at, size_
     return status_ok();
 }
 
-static size_t part_end(size_t at, size_t end)
-{
-    size_t block_end = (at / H5_BLOCK_BYTES + 1) * H5_BLOCK_BYTES;
-    return block_end < end ? block_end : end;
-}
-
 static void require_range(const H5File *file, const H5Dataset *dataset, int64_t first, int64_t count)
 {
     REQUIRE(dataset >= file->datasets && dataset < file->datasets + file->datasets_count, "%s: not its dataset",
@@ -83,8 +77,9 @@ Status h5_read_elements(H5File *file, const H5Dataset *dataset, int64_t first, i
     if (!file->sealed)
         return h5_load_elements(file, dataset, first, count, elements);
     size_t width = dtype_size(dataset->dtype), from = (size_t)first * width, end = from + (size_t)count * width;
-    for (size_t at = from; at < end; at = part_end(at, end))
-        TRY(read_part(file, dataset, at, part_end(at, end), (char *)elements + (at - from), h5_room(&file->rooms, 0)));
+    for (size_t at = from; at < end; at = h5_block_end(at, end))
+        TRY(read_part(file, dataset, at, h5_block_end(at, end), (char *)elements + (at - from),
+                      h5_room(&file->rooms, 0)));
     return status_ok();
 }
 
@@ -121,10 +116,10 @@ static void add_parts(Parts *parts, const H5Read *read)
 {
     size_t width = dtype_size(read->dataset->dtype);
     size_t from = (size_t)read->first * width, end = from + (size_t)read->count * width;
-    for (size_t at = from; at < end; at = part_end(at, end)) {
+    for (size_t at = from; at < end; at = h5_block_end(at, end)) {
         memory_reserve(&parts->items, parts->count, &parts->capacity);
         parts->items[parts->count++] =
-            (Part){read->dataset, at, part_end(at, end), (char *)read->elements + (at - from)};
+            (Part){read->dataset, at, h5_block_end(at, end), (char *)read->elements + (at - from)};
     }
 }
 

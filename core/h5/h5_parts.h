@@ -52,6 +52,13 @@ Status h5_raw_write(int fd, const char *path, uint64_t offset, const void *bytes
 /* rename and fsync of the directory. */
 Status h5_raw_rename(const char *from, const char *to);
 
+/* Where the block ends in which byte `at` of a dataset lies, or `end` if that comes first. */
+static inline size_t h5_block_end(size_t at, size_t end)
+{
+    size_t block_end = (at / H5_BLOCK_BYTES + 1) * H5_BLOCK_BYTES;
+    return block_end < end ? block_end : end;
+}
+
 /* --- h5_digest.c --------------------------------------------------------------------------------------------------- */
 
 /* Where a dataset's blocks are in the file and in the list of all blocks. */
@@ -82,6 +89,7 @@ typedef struct H5Place {
 typedef struct H5Rooms {
     Arena arena;
     char *base; /* NULL: not open */
+    int workers;
 } H5Rooms;
 
 struct H5File {

@@ -2,7 +2,7 @@
  * artifact is in h5_finish.c.
  *
  * How:   rank 0 alone has the file open in HDF5, which lays out names and shapes; it tells the others where a dataset's
- *        elements lie, and every rank writes its own there with plain system calls, hashing them on the way.
+ *        elements lie, and every rank's threads write its own there with plain system calls, a block each, hashing them on the way.
  * Why:   nothing inside HDF5 is collective, so a rank that meets a full disk cannot leave the others waiting in it;
  *        and no byte is read back to be hashed. */
 #define _GNU_SOURCE /* fallocate, sync_file_range */
@@ -201,8 +201,8 @@ Status h5_writer_create(H5Writer *writer, H5Growing *dataset, const void *elemen
     return status;
 }
 
-/* The disk's space for a dataset, before anybody writes to it: a full disk then shows here, on rank 0. A file system that cannot
- * reserve shows it when it is written. */
+/* The disk's space for a dataset, before anybody writes to it: a full disk then shows here, on rank 0, and threads that write past the cache do not
+ * wait for each other to make the file longer. A file system that cannot reserve shows it when it is written. */
 static Status reserve_space(const H5Writer *writer, const H5Growing *dataset)
 {
     if (dataset->bytes < H5_LARGE_BYTES || fallocate(writer->fd, 0, (off_t)dataset->offset, (off_t)dataset->bytes) == 0)
@@ -260,6 +260,7 @@ void h5_write_dataset(H5Writer *writer, H5Kind kind, const char *path, DType dty
 typedef struct Part {
     H5Growing *dataset;
     size_t at, end; /* bytes of the dataset */
+    bool whole;     /* the block is here as a whole */
     const char *bytes;
 } Part;
 
@@ -283,31 +284,30 @@ static void add_parts(Parts *parts, const H5Write *write)
     size_t width = dtype_size(dataset->dtype);
     size_t from = (size_t)write->first * width, end = from + (size_t)write->count * width;
     for (size_t at = from, next; at < end; at = next) {
-        size_t block_end = (at / H5_BLOCK_BYTES + 1) * H5_BLOCK_BYTES;
-        next = block_end < end ? block_end : end;
+        next = h5_block_end(at, end);
+        bool whole = at % H5_BLOCK_BYTES == 0 && next == h5_block_end(at, dataset->bytes);
+        dataset->hashed[at / H5_BLOCK_BYTES] = whole;
         memory_reserve(&parts->items, parts->count, &parts->capacity);
-        parts->items[parts->count++] = (Part){dataset, at, next, (const char *)write->elements + (at - from)};
+        parts->items[parts->count++] = (Part){dataset, at, next, whole, (const char *)write->elements + (at - from)};
     }
     parts->bytes += end - from;
     dataset->written += write->count;
 }
 
-/* A block that is here as a whole is hashed, and its way to the disk begins: the disk works while the next one is copied, and the sync at the
- * end finds little left. */
+/* A block that is here as a whole is hashed, and goes to the disk or begins its way there: the disk works while the next one is copied, and the
+ * sync at the end finds little left. One in parts will be read back to be hashed, and stays in the cache. */
 static Status write_one(void *context, int64_t index, int worker)
 {
     const Parts *parts = context;
     const Part *part = &parts->items[index];
     H5Writer *writer = parts->writer;
     H5Growing *dataset = part->dataset;
-    size_t block = part->at / H5_BLOCK_BYTES, size = part->end - part->at;
-    bool whole = part->at % H5_BLOCK_BYTES == 0 && (size == H5_BLOCK_BYTES || part->end == dataset->bytes);
-    if (whole)
-        dataset->block[block] = h5_digest_bytes(part->bytes, size);
-    dataset->hashed[block] = whole;
     uint64_t offset = dataset->offset + part->at;
-    size_t done =
-        writer->direct < 0 ? 0 : h5_direct_write(writer, offset, part->bytes, size, h5_room(&writer->rooms, worker));
+    size_t size = part->end - part->at, done = 0;
+    if (part->whole)
+        dataset->block[part->at / H5_BLOCK_BYTES] = h5_digest_bytes(part->bytes, size);
+    if (part->whole && writer->direct >= 0)
+        done = h5_direct_write(writer, offset, part->bytes, size, h5_room(&writer->rooms, worker));
     TRY(h5_raw_write(writer->fd, writer->temporary, offset + done, part->bytes + done, size - done));
     if (done == 0 && size == H5_BLOCK_BYTES)
         sync_file_range(writer->fd, (off_t)offset, H5_BLOCK_BYTES, SYNC_FILE_RANGE_WRITE);
@@ -319,8 +319,6 @@ void h5_write_many(H5Writer *writer, const H5Write *writes, int64_t count)
     Parts parts = {.writer = writer};
     for (int64_t i = 0; i < count; i++)
         add_parts(&parts, &writes[i]);
-    if (writer->direct >= 0)
-        h5_room(&writer->rooms, 0); /* opened before several threads ask */
     Status status = status_ok();
     if (parts.bytes > H5_BLOCK_BYTES)
         status = work_run_waiting(parts.count, write_one, &parts);

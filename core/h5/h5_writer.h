@@ -22,10 +22,10 @@ struct H5Writer {
     Comm *comm; /* NULL: one process */
     int rank, size;
     char *path, *temporary;
-    int fd;     /* every rank's own: elements go through it */
-    int direct; /* the file again, for h5_direct_write; -1: none */
-    H5Rooms rooms;
-    hid_t file; /* rank 0's: names, shapes and attributes go through it; -1 on the others */
+    int fd;        /* every rank's own: elements go through it */
+    int direct;    /* the file again, for whole blocks past the cache; -1: none */
+    H5Rooms rooms; /* for them */
+    hid_t file;    /* rank 0's: names, shapes and attributes go through it; -1 on the others */
     H5Growing *datasets;
     int datasets_count, datasets_capacity, recent;
     H5Attribute *attributes; /* strings are the writer's own */
@@ -44,7 +44,7 @@ Status h5_team_agree(Comm *comm, Status local);
 Status h5_writer_groups(H5Writer *writer, const char *path);
 /* Rank 0: make a dataset and the groups above it, with these elements unless `elements` is NULL; sets the offset. [local] */
 Status h5_writer_create(H5Writer *writer, H5Growing *dataset, const void *elements);
-/* How many of up to a block of bytes went past the system's cache, a whole number of pages; the rest is for h5_raw_write. `room`: h5_room. */
+/* With writer->direct: how many of up to a block of bytes went past the system's cache; the rest is for h5_raw_write. `room`: h5_room. */
 size_t h5_direct_write(const H5Writer *writer, uint64_t offset, const void *bytes, size_t size, char *room);
 /* This rank's first failure as a Status. */
 Status h5_writer_status(const H5Writer *writer);

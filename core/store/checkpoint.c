@@ -49,22 +49,22 @@ typedef struct Writes {
 static void write_part(Writes *writes, const char *path, Device *device, Tensor part, int64_t first)
 {
     int64_t count = tensor_count(part);
-    const void *values = tensor_host(device, part);
+    const float *values = tensor_host(device, part);
+    if (!values) {
+        float *copy = memory_new((size_t)count, sizeof *copy);
+        tensor_read(device, part, copy);
+        h5_write_elements(writes->writer, path, first, count, copy);
+        memory_free(&copy);
+        return;
+    }
     H5Write *last = writes->count ? &writes->items[writes->count - 1] : NULL;
-    if (values && last && strcmp(last->path, path) == 0 && last->first + last->count == first &&
+    if (last && strcmp(last->path, path) == 0 && last->first + last->count == first &&
         (const float *)last->elements + last->count == values) {
         last->count += count; /* whole blocks can be hashed on their way */
         return;
     }
-    if (values) {
-        memory_reserve(&writes->items, writes->count, &writes->capacity);
-        writes->items[writes->count++] = (H5Write){memory_strdup(path), first, count, values};
-        return;
-    }
-    float *copy = memory_new((size_t)count, sizeof *copy);
-    tensor_read(device, part, copy);
-    h5_write_elements(writes->writer, path, first, count, copy);
-    memory_free(&copy);
+    memory_reserve(&writes->items, writes->count, &writes->capacity);
+    writes->items[writes->count++] = (H5Write){memory_strdup(path), first, count, values};
 }
 
 static void writes_end(Writes *writes)
@@ -167,7 +167,11 @@ Status checkpoint_write(Comm *comm, const char *path, const CheckpointHeader *he
         int64_t shape = (int64_t)size;
         h5_write_whole(writer, H5_SEMANTIC, "/tokenizer", DTYPE_U8, 1, &shape, bytes);
     }
-    h5_write_past_cache(writer);
+    bool resumed_from = false; /* a result, which the next stage reads at once, has no optimizer */
+    for (int i = 0; i < models_count; i++)
+        resumed_from = resumed_from || models[i].optimizer_steps;
+    if (resumed_from)
+        h5_write_past_cache(writer);
     Writes writes = {.writer = writer};
     for (int i = 0; i < models_count; i++)
         write_model(comm, &writes, &models[i]);

@@ -1,4 +1,5 @@
-/* huggingface_names.c -- the tensors of each family under the names that transformers gives them. */
+/* huggingface_names.c -- the tensors of each family under the names that transformers gives them, and GPT-2's matrices turned, which lie there with
+ * inputs first. */
 #include "core/store/huggingface_parts.h"
 
 #include <stdio.h>
@@ -103,7 +104,7 @@ void huggingface_row_name(const NameRow *row, const char *prefix, int64_t layer,
 
 /* --- Turning ------------------------------------------------------------------------------------------------------- */
 
-enum { TILE = 4, STRIP = HUGGINGFACE_TURN_ROWS };
+enum { TILE = 4 };
 typedef float Four __attribute__((vector_size(16), aligned(4)));
 typedef int32_t FourIndex __attribute__((vector_size(16)));
 
@@ -124,8 +125,8 @@ static void turn_tile(const float *from, int64_t from_stride, float *to, int64_t
 void huggingface_turn(const float *from, int64_t rows, int64_t columns, float *to, int64_t to_stride)
 {
     int64_t tiled_columns = columns / TILE * TILE, tiled_rows = rows / TILE * TILE;
-    for (int64_t strip = 0; strip < tiled_rows; strip += STRIP) {
-        int64_t end = strip + STRIP < tiled_rows ? strip + STRIP : tiled_rows;
+    for (int64_t strip = 0; strip < tiled_rows; strip += HUGGINGFACE_TURN_ROWS) {
+        int64_t end = strip + HUGGINGFACE_TURN_ROWS < tiled_rows ? strip + HUGGINGFACE_TURN_ROWS : tiled_rows;
         for (int64_t j = 0; j < tiled_columns; j += TILE)
             for (int64_t i = strip; i < end; i += TILE)
                 turn_tile(from + i * columns + j, columns, to + j * to_stride + i, to_stride);

@@ -6,7 +6,7 @@
 #include "core/base/work.h"
 #include "core/store/huggingface_parts.h"
 
-enum { PIECE_BYTES = 1 << 18 };
+enum { PIECE_BYTES = 256 << 10 }; /* stays in the second cache while it is hashed and turned */
 
 /* A run of bytes of the file: whole rows of one tensor, or what no view gets and only the digest needs. */
 typedef struct Piece {
