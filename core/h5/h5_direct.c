@@ -31,6 +31,9 @@ static int open_direct(int fd, const char *path, int access)
     struct stat here, there;
     if (fstatfs(fd, &system) != 0 || (system.f_type != FILE_SYSTEM_EXT4 && system.f_type != FILE_SYSTEM_XFS))
         return -1;
+    /* Beside a direct write others go through the cache, and never may a page or a block of the file system belong to both. */
+    if (access != O_RDONLY && (sysconf(_SC_PAGESIZE) != SECTOR_BYTES || system.f_bsize > SECTOR_BYTES))
+        return -1;
     int direct = open(path, access | O_CLOEXEC | O_DIRECT);
     if (direct >= 0 && (fstat(fd, &here) != 0 || fstat(direct, &there) != 0 || here.st_dev != there.st_dev ||
                         here.st_ino != there.st_ino)) {
@@ -48,11 +51,7 @@ void h5_read_once(H5File *file)
 
 void h5_write_past_cache(H5Writer *writer)
 {
-    struct statfs system;
     if (writer->direct >= 0)
-        return;
-    /* Beside a direct write others go through the cache, and never may a page or a block of the file system belong to both. */
-    if (sysconf(_SC_PAGESIZE) != SECTOR_BYTES || fstatfs(writer->fd, &system) != 0 || system.f_bsize > SECTOR_BYTES)
         return;
     writer->direct = open_direct(writer->fd, writer->temporary, O_WRONLY);
     if (writer->direct >= 0)
