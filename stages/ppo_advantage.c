@@ -106,8 +106,8 @@ Status ppo_evaluate(Ppo *ppo)
 {
     Stage *stage = &ppo->stage;
     double stats[MOMENTS];
-    TRY(units_evaluate(stage->comm, &stage->exec, stage->run.lanes, ppo->plan.units, ppo_evaluate_unit, ppo, MOMENTS,
-                       stats));
+    TRY(units_evaluate(stage->comm, &stage->exec, &ppo->actor, stage->run.lanes, ppo->plan.units, ppo_evaluate_unit,
+                       ppo, MOMENTS, stats));
     ppo->entropy = stats[MOMENT_SUM] / (double)ppo->rollout.responses;
     ppo_share(ppo, ppo->rollout.old_logprob);
     ppo_share(ppo, ppo->rollout.reference_logprob);

@@ -151,7 +151,7 @@ static Status rm_read_texts(Rm *rm)
 {
     Comm *comm = rm->stage.comm;
     int64_t units = rm->text_plan.units, lanes = rm->stage.run.lanes;
-    TRY(units_evaluate(comm, &rm->stage.exec, lanes, units, rm_text_unit, rm, 0, NULL));
+    TRY(units_evaluate(comm, &rm->stage.exec, &rm->model, lanes, units, rm_text_unit, rm, 0, NULL));
     size_t *offsets = memory_borrow((size_t)comm_size(comm) + 1, sizeof *offsets);
     for (int rank = 0; rank < comm_size(comm); rank++) {
         int64_t to = shard_rank_units(units, lanes, comm_size(comm), rank).to;

@@ -22,7 +22,9 @@ const ConfigKey run_keys[] = {
     CONFIG_KEY_INT(RunConfig, lanes, "8", 1, 4096,
                    "A power of two that fixes how a step's gradients are summed, whoever computes them: any 2^k <= "
                    "lanes ranks give the "
-                   "same bits. Costs 1 + log2(lanes / ranks) gradient buffers; 8 serves 1 to 8 ranks."),
+                   "same bits. Costs 1 + log2(lanes / ranks) gradient buffers; 8 serves 1 to 8 ranks. "
+                   "On the CPU, units of a model of up to 16 MB go to threads, one each, if lanes is not 1: "
+                   "lanes / ranks should not be less than threads then."),
     CONFIG_KEY_CHOICE(
         RunConfig, reduce, "exact", "exact|fast",
         "How gradients are summed over ranks. exact: slices are exchanged and added in the fixed tree that "

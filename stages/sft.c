@@ -61,8 +61,8 @@ static Status sft_evaluate(Sft *sft, double *loss)
     sft->source = sft->held_out;
     batch_step(&sft->examples, sft->held_out, 0, 0, examples, false, sft->config.unit_tokens, sft->stage.run.lanes);
     double stats[NLL_STATS];
-    Status status = units_evaluate(sft->stage.comm, &sft->stage.exec, sft->stage.run.lanes, sft->examples.plan.units,
-                                   sft_unit, sft, NLL_STATS, stats);
+    Status status = units_evaluate(sft->stage.comm, &sft->stage.exec, &sft->model, sft->stage.run.lanes,
+                                   sft->examples.plan.units, sft_unit, sft, NLL_STATS, stats);
     *loss = stats[NLL_LOSS];
     return status;
 }

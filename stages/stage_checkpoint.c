@@ -14,6 +14,8 @@ void stage_trained_model(Stage *stage, const char *role, Trainer *trainer)
 {
     REQUIRE(stage->models < 2, "a third trained model");
     stage->memory.gradient_buffers = trainer->buffers;
+    if (walk_by_strands(trainer->model, trainer->lanes))
+        stage->memory.unit_gradients = trainer->model->device->strands;
     stage->model[stage->models++] = (CheckpointModel){
         .role = role,
         .model = trainer->model,

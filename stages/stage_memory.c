@@ -76,4 +76,6 @@ void stage_memory_print(const StageMemory *memory, Text *text)
     }
     text_printf(text, "  gradient buffers of a step: %d = 1 + log2(%lld lanes / %d ranks)\n", memory->gradient_buffers,
                 (long long)memory->lanes, memory->ranks);
+    if (memory->unit_gradients > 0)
+        text_printf(text, "  and at most %d of units that threads have in hand\n", memory->unit_gradients);
 }

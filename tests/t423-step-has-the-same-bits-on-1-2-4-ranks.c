@@ -88,12 +88,17 @@ static void world_open_on(World *world, Device *device, Comm *comm, int64_t lane
         trainer_open(&world->trainer, &world->model, comm, &adam, lanes, world->reduce, TOTAL_STEPS, &world->arena));
 }
 
-static void world_open_by(World *world, Comm *comm, int64_t lanes, ReduceKind reduce)
+static void world_open_with(World *world, Comm *comm, int64_t lanes, ReduceKind reduce, int threads)
 {
     *world = (World){.reduce = reduce};
     if (!gpu.backend)
-        assert_ok(device_open_cpu(&world->own, 1, NULL));
+        assert_ok(device_open_cpu(&world->own, threads, NULL));
     world_open_on(world, gpu.backend ? &gpu : &world->own, comm, lanes);
+}
+
+static void world_open_by(World *world, Comm *comm, int64_t lanes, ReduceKind reduce)
+{
+    world_open_with(world, comm, lanes, reduce, 1);
 }
 
 static void world_open(World *world, Comm *comm, int64_t lanes)
@@ -379,22 +384,59 @@ static void test_evaluation_has_the_same_bits(void **state)
         Tape *tape = tape_open(); /* ignored: units see none */
         world.exec.tape = tape;
         size_t mark = arena_mark(&world.step);
-        assert_ok(
-            units_evaluate(world.comm, &world.exec, 8, 11, language_unit, &world, NLL_STATS, which ? together : alone));
+        assert_ok(units_evaluate(world.comm, &world.exec, &world.model, 8, 11, language_unit, &world, NLL_STATS,
+                                 which ? together : alone));
         assert_ptr_equal(world.exec.tape, tape);
         assert_int_equal(arena_mark(&world.step), mark);
         tape_close(tape);
         State after = world_state(&world);
         assert_same_state(before, after, "evaluation");
         world.fail_unit = 4;
-        assert_fails(units_evaluate(world.comm, &world.exec, 8, 11, language_unit, &world, NLL_STATS, unused),
-                     STATUS_INPUT, "unit 4 is malformed");
+        assert_fails(
+            units_evaluate(world.comm, &world.exec, &world.model, 8, 11, language_unit, &world, NLL_STATS, unused),
+            STATUS_INPUT, "unit 4 is malformed");
         memory_free(&before.bytes);
         memory_free(&after.bytes);
         world_close(&world);
     }
     assert_memory_equal(alone, together, sizeof alone);
     assert_true(isfinite(alone[NLL_LOSS]) && alone[NLL_LOSS] > 0);
+}
+
+/* Units of a model as small as this go to threads: any number of them gives the bits of one, a wave of units that is not full included. */
+static void test_threads_decide_nothing(void **state)
+{
+    (void)state;
+    enum { UNITS = 11 };
+    if (gpu.backend)
+        return;
+    State first = {0};
+    double figures[NLL_STATS] = {0};
+    for (int threads = 1; threads <= 4; threads++) {
+        World world;
+        StepReport report;
+        double sums[NLL_STATS];
+        world_open_with(&world, world_comm, 4, REDUCE_EXACT, threads);
+        world.per_unit = 2;
+        for (int step = 0; step < STEPS_MAX; step++)
+            assert_ok(world_step(&world, UNITS, &report));
+        assert_ok(
+            units_evaluate(world.comm, &world.exec, &world.model, 4, UNITS, language_unit, &world, NLL_STATS, sums));
+        world.fail_unit = UNITS - 2; /* noted with others that are not to be done either */
+        assert_fails(world_step(&world, UNITS, &report), STATUS_INPUT, "unit 9 is malformed");
+        world.fail_unit = -1;
+        State after = world_state(&world);
+        if (threads == 1) {
+            first = after;
+            memcpy(figures, sums, sizeof sums);
+        } else {
+            assert_same_state(first, after, "another number of threads");
+            assert_memory_equal(figures, sums, sizeof sums);
+            memory_free(&after.bytes);
+        }
+        world_close(&world);
+    }
+    memory_free(&first.bytes);
 }
 
 /* Fails, changes nothing on any rank, and the next step is as if nothing had been. */
@@ -479,18 +521,15 @@ static void test_accumulation_changes_nothing(void **state)
     memory_free(&gradient[1]);
 }
 
-/* A dry run as this rank of as many has the memory of the real one, to the byte; and a step allocates a fixed amount. */
-static void test_dry_run_plans_the_memory(void **state)
+/* A dry run as this rank of as many has the memory of the real one, to the byte, with what stands at a time of units on several threads; and a step allocates
+ * a fixed amount. */
+static void check_plan(int threads)
 {
-    (void)state;
     size_t arena[2], step[2];
     Comm *dry = comm_open_dry(comm_rank(world_comm), comm_size(world_comm));
     for (int which = 0; which < 2; which++) {
         World world = {0};
-        if (which == 0)
-            assert_ok(device_open_cpu(&world.own, 1, NULL));
-        else
-            assert_ok(device_open_dry(&world.own));
+        assert_ok((which ? device_open_cpu_dry : device_open_cpu)(&world.own, threads, NULL));
         world_open_on(&world, &world.own, which ? dry : world_comm, 8);
         world.per_unit = 2;
         StepReport report;
@@ -508,6 +547,13 @@ static void test_dry_run_plans_the_memory(void **state)
     assert_int_equal(step[0], step[1]);
 }
 
+static void test_dry_run_plans_the_memory(void **state)
+{
+    (void)state;
+    for (int threads = 1; threads <= 3; threads++)
+        check_plan(threads);
+}
+
 static void test_lanes_must_fit_ranks(void **state)
 {
     (void)state;
@@ -520,8 +566,9 @@ static void test_lanes_must_fit_ranks(void **state)
         double stats[NLL_STATS];
         assert_fails(trainer_open(&trainer, &world.model, world_comm, &adam, 1, REDUCE_FAST, 10, &world.arena),
                      STATUS_USAGE, "ranks");
-        assert_fails(units_evaluate(world_comm, &world.exec, 1, 4, language_unit, &world, NLL_STATS, stats),
-                     STATUS_USAGE, "ranks");
+        assert_fails(
+            units_evaluate(world_comm, &world.exec, &world.model, 1, 4, language_unit, &world, NLL_STATS, stats),
+            STATUS_USAGE, "ranks");
     }
     world_close(&world);
 }
@@ -547,8 +594,9 @@ int main(int argc, char **argv)
     };
     const struct CMUnitTest others[] = {
         cmocka_unit_test(test_checkpoints_hold_the_whole),   cmocka_unit_test(test_loss_falls),
-        cmocka_unit_test(test_evaluation_has_the_same_bits), cmocka_unit_test(test_accumulation_changes_nothing),
-        cmocka_unit_test(test_dry_run_plans_the_memory),     cmocka_unit_test(test_lanes_must_fit_ranks),
+        cmocka_unit_test(test_evaluation_has_the_same_bits), cmocka_unit_test(test_threads_decide_nothing),
+        cmocka_unit_test(test_accumulation_changes_nothing), cmocka_unit_test(test_dry_run_plans_the_memory),
+        cmocka_unit_test(test_lanes_must_fit_ranks),
     };
     const int ranks = comm_size(world_comm);
     int failures = cmocka_run_group_tests(fast, NULL, NULL);

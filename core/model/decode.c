@@ -113,17 +113,18 @@ void decode_set(Decode *decode, const DecodeRow *row, int64_t rows)
     tensor_write(device, decode->subsequence, decode->host_subsequence);
 }
 
-/* Models of so many bytes stay in a processor's caches, where each thread may as well read all weights: so many per row, of so many at most. */
-enum { CACHED_BYTES_PER_ROW = 1 << 20, CACHED_BYTES_MAX = 16 << 20 };
+/* Of a model that stays in caches each thread may as well read all weights, if it has rows enough for so many. */
+enum { CACHED_BYTES_PER_ROW = 1 << 20 };
 
 /* How many parts a step's rows are cut into, each one thread's from the embedding to the draw. One: every op is cut over threads, so that weights come
  * from memory once. */
 static int64_t parts_of(const Decode *decode)
 {
     int64_t bytes = (int64_t)sizeof(float) * decode->model->params.count, rows = decode->rows;
-    if (bytes > CACHED_BYTES_MAX || bytes > CACHED_BYTES_PER_ROW * rows)
+    int64_t strands = decode->exec.device->strands;
+    if (strands == 0 || !model_stays_cached(decode->model) || bytes > CACHED_BYTES_PER_ROW * rows)
         return 1;
-    return rows < decode->exec.device->strands ? rows : decode->exec.device->strands;
+    return rows < strands ? rows : strands;
 }
 
 /* One token for every row of a part. */

@@ -88,6 +88,12 @@ size_t model_bytes(const Model *model)
     return model->arena.high_water + model->master.high_water;
 }
 
+bool model_stays_cached(const Model *model)
+{
+    enum { CACHED_BYTES_MAX = 16 << 20 };
+    return (int64_t)sizeof(float) * model->params.count <= CACHED_BYTES_MAX;
+}
+
 void model_copy(Model *to, const Model *from)
 {
     REQUIRE(to->device == from->device, "models on two devices");

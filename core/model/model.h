@@ -23,6 +23,8 @@ void model_close(Model *model);
 void model_freeze(Model *model);
 /* Bytes on the device. */
 size_t model_bytes(const Model *model);
+/* Do its parameters stay in a processor's caches? Then each of several threads may as well read them all (device_strands). */
+bool model_stays_cached(const Model *model);
 /* Copy every view that both have (a critic from a reward model, a reward model from an SFT model); what `to` alone has stays. Shapes must be equal. */
 void model_copy(Model *to, const Model *from);
 

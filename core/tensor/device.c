@@ -8,8 +8,7 @@
 
 Status device_init(Device *device, const DeviceBackend *backend, void *self, const OpTable *ops, int threads)
 {
-    *device = (Device){
-        .backend = backend, .self = self, .ops = ops, .threads = threads, .strands = 1, .burst = backend->burst};
+    *device = (Device){.backend = backend, .self = self, .ops = ops, .threads = threads, .burst = backend->burst};
 #define OP_FILLED(op, Stem) REQUIRE(ops->op, "backend %s has no %s", backend->name, #op);
     OP_LIST(OP_FILLED)
 #undef OP_FILLED

@@ -40,7 +40,8 @@ typedef struct DeviceBackend {
     DeviceEvent (*record)(void *self, DeviceQueue queue);
     void (*wait)(void *self, DeviceQueue queue, DeviceEvent event);
     void (*finish)(void *self); /* until all queues are empty */
-    /* Of a backend that can keep work and do it again (CUDA graphs), else NULL. Between begin and end, work on the compute queue is not done. */
+    /* Of a backend that can keep work and do it again (CUDA graphs), else NULL. Between begin and end, work on the compute queue is not done. The CPU keeps transfers as
+     * well: what is copied in is what the host had when it asked, what is copied out arrives with each replay. */
     void (*keep_begin)(void *self);
     void *(*keep_end)(void *self);
     void (*replay)(void *self, void *kept);
@@ -71,7 +72,7 @@ typedef struct Device {
     const OpTable *ops;
     int threads;
     DType flow;         /* what flows between the layers of models on this device: F32, or BF16 where backend->bf16 */
-    int strands;        /* of work that this device does at once (device_strands): the CPU's threads, else 1 */
+    int strands;        /* of work that this device does at once (device_strands): the CPU's threads; 0: it has none */
     int burst;          /* as the backend's */
     OpProfile *profile; /* NULL: no clock is read */
     Arena scratch;      /* rewound by every op */

@@ -25,6 +25,7 @@ Status trainer_open(Trainer *trainer, Model *model, Comm *comm, const OptimizerC
     optimizer_open(&trainer->optimizer, optimizer, &model->params, comm, model->device, arena, steps_total);
     trainer->buffers = 1 + log2_of((lanes + ranks - 1) / ranks);
     trainer->buffer = memory_new((size_t)trainer->buffers, sizeof *trainer->buffer);
+    trainer->strand = memory_new((size_t)model->device->strands + 1, sizeof *trainer->strand);
     trainer->tape = tape_open();
     return status_ok();
 }
@@ -32,44 +33,25 @@ Status trainer_open(Trainer *trainer, Model *model, Comm *comm, const OptimizerC
 void trainer_close(Trainer *trainer)
 {
     reduce_close(&trainer->reduction);
+    memory_free(&trainer->strand);
     memory_free(&trainer->buffer);
     if (trainer->tape)
         tape_close(trainer->tape);
     *trainer = (Trainer){0};
 }
 
-/* What both walks share. */
-typedef struct Walk {
-    UnitFunction unit;
-    void *context;
-    Span own;     /* this rank's units */
-    Tensor stats; /* (own, stats_count) F64 on the device */
-} Walk;
-
 /* `stats` (own units * stats_count) F64 or absent: taken from the step arena. */
-static Walk walk_new(Comm *comm, Exec *exec, int64_t lanes, int64_t units, UnitFunction unit, void *context,
-                     int stats_count, Tensor stats)
+static Walk walk_new(Comm *comm, Exec *exec, const Model *model, int64_t lanes, int64_t units, UnitFunction unit,
+                     void *context, int stats_count, Tensor stats)
 {
     REQUIRE(stats_count >= 0 && stats_count <= TRAINER_STATS_MAX, "%d statistics", stats_count);
-    Walk walk = {.unit = unit, .context = context};
+    Walk walk = {.unit = unit, .context = context, .strands = walk_by_strands(model, lanes)};
     walk.own = shard_rank_units(units, lanes, comm_size(comm), comm_rank(comm));
     int64_t dims[] = {walk.own.to - walk.own.from, stats_count};
     walk.stats = tensor_present(stats) ? tensor_at(stats.data, DTYPE_F64, 2, dims)
                                        : tensor_new2(exec->step, DTYPE_F64, dims[0], dims[1]);
     tensor_zero(exec->device, walk.stats);
     return walk;
-}
-
-static Status walk_unit(const Walk *walk, Exec *exec, int64_t unit)
-{
-    int64_t width = walk->stats.shape[1];
-    size_t mark = arena_mark(exec->step);
-    Status status =
-        walk->unit(walk->context, unit, exec, tensor_range(walk->stats, (unit - walk->own.from) * width, width));
-    if (exec->tape)
-        tape_reset(exec->tape);
-    arena_rewind(exec->step, mark);
-    return status;
 }
 
 /* Sums over all units in unit order, from this rank's own (own, width). [collective] */
@@ -141,6 +123,18 @@ static Status walk_last_unit(Trainer *trainer, Exec *exec, const Walk *walk, int
     return status;
 }
 
+/* The gradient of a unit, with which a wave begins where the one before has ended. */
+static Status add_strand(Trainer *trainer, Exec *exec, const Walk *walk, int64_t unit, Tensor into)
+{
+    int64_t width = walk_width(walk, exec->device), number = (unit - walk->own.from) % width;
+    if (number == 0) {
+        int64_t left = walk->own.to - unit;
+        TRY(walk_wave(walk, exec, unit, left < width ? left : width, &trainer->model->params, trainer->strand));
+    }
+    add(exec, into, into, trainer->strand[number], 1.0f);
+    return status_ok();
+}
+
 /* Gradients of this rank's lanes, joined like the carries of a binary counter: `level[i]` lanes' worth of doublings wait in buffer i.
  * The last lane's join all that wait. */
 static Status accumulate_lanes(Trainer *trainer, Exec *exec, const Walk *walk, int64_t units, Ending *ending)
@@ -152,11 +146,15 @@ static Status accumulate_lanes(Trainer *trainer, Exec *exec, const Walk *walk, i
         int waiting = ending->waiting++;
         REQUIRE(waiting < trainer->buffers, "%d gradient buffers are all in use", trainer->buffers);
         tensor_zero(exec->device, trainer->buffer[waiting]);
-        params_set_grad(&trainer->model->params, trainer->buffer[waiting]);
+        if (!walk->strands)
+            params_set_grad(&trainer->model->params, trainer->buffer[waiting]);
         Span own = shard_units(units, trainer->lanes, lane);
         for (int64_t unit = own.from; unit < own.to; unit++) {
             bool last = lane == lanes.to - 1 && unit == own.to - 1;
-            TRY(last ? walk_last_unit(trainer, exec, walk, unit, ending) : walk_unit(walk, exec, unit));
+            if (walk->strands)
+                TRY(add_strand(trainer, exec, walk, unit, trainer->buffer[waiting]));
+            else
+                TRY(last ? walk_last_unit(trainer, exec, walk, unit, ending) : walk_unit(walk, exec, unit));
         }
         level[waiting] = 0;
         while (lane < lanes.to - 1 && waiting > 0 && level[waiting - 1] == level[waiting]) {
@@ -203,7 +201,9 @@ Status trainer_ask(Trainer *trainer, Exec *exec, int64_t units, UnitFunction uni
             (long long)counted);
     for (int i = 0; i < trainer->buffers; i++)
         trainer->buffer[i] = tensor_new1(exec->step, DTYPE_F32, params->count);
-    Walk walk = walk_new(comm, exec, trainer->lanes, units, unit, context, stats_count, figures);
+    Walk walk = walk_new(comm, exec, trainer->model, trainer->lanes, units, unit, context, stats_count, figures);
+    for (int64_t i = 0; walk.strands && i < walk_width(&walk, exec->device); i++)
+        trainer->strand[i] = tensor_new1(exec->step, DTYPE_F32, params->count);
     exec->tape = trainer->tape;
     Status status = sum_gradients(trainer, exec, &walk, units);
     exec->tape = tape;
@@ -241,17 +241,20 @@ Status trainer_step(Trainer *trainer, Exec *exec, int64_t units, UnitFunction un
     return status;
 }
 
-Status units_evaluate(Comm *comm, Exec *exec, int64_t lanes, int64_t units, UnitFunction unit, void *context,
-                      int stats_count, double *stats)
+Status units_evaluate(Comm *comm, Exec *exec, const Model *model, int64_t lanes, int64_t units, UnitFunction unit,
+                      void *context, int stats_count, double *stats)
 {
     TRY(shard_check(lanes, comm_size(comm), false));
     Tape *tape = exec->tape;
     size_t mark = arena_mark(exec->step);
-    Walk walk = walk_new(comm, exec, lanes, units, unit, context, stats_count, tensor_absent());
+    Walk walk = walk_new(comm, exec, model, lanes, units, unit, context, stats_count, tensor_absent());
     exec->tape = NULL;
     Status status = status_ok();
-    for (int64_t at = walk.own.from; at < walk.own.to && !status_failed(status); at++)
-        status = walk_unit(&walk, exec, at);
+    for (int64_t at = walk.own.from, count; at < walk.own.to && !status_failed(status); at += count) {
+        int64_t width = walk_width(&walk, exec->device), left = walk.own.to - at;
+        count = left < width ? left : width;
+        status = walk.strands ? walk_wave(&walk, exec, at, count, NULL, NULL) : walk_unit(&walk, exec, at);
+    }
     exec->tape = tape;
     status = comm_agree(comm, status);
     if (!status_failed(status)) {

@@ -1,14 +1,14 @@
 /* trainer.h -- one optimizer step over a list of units, with bits that do not depend on who computes: SFT, reward model, actor and critic alike.
  *
  * A unit is a micro-batch whose content is a function of configuration and data. Units go to `lanes` contiguously; in a lane gradients
- * accumulate in order; lanes join in a binary tree, first inside a rank, then across ranks (reduce.h), the last of it while the last unit's backward goes on. Statistics are doubles per unit, gathered and
+ * accumulate in order (walk.h); lanes join in a binary tree, first inside a rank, then across ranks (reduce.h), the last of it while the last unit's backward goes on. Statistics are doubles per unit, gathered and
  * added in unit order on every rank. Gradients live in the step arena, so trainers that step in turn, and whatever else comes between steps, share
  * that memory. Losses carry their global normaliser in the weights (known before the step), so accumulation changes nothing. */
 #ifndef CORE_TRAIN_TRAINER_H
 #define CORE_TRAIN_TRAINER_H
 
-#include "core/model/model.h"
 #include "core/train/optimizer.h"
+#include "core/train/walk.h"
 
 enum { TRAINER_STATS_MAX = 16 };
 
@@ -19,14 +19,10 @@ typedef struct Trainer {
     int64_t lanes;
     Tensor *buffer; /* 1 + log2(lanes / ranks) gradient buffers (count), in the step arena while a step lasts */
     int buffers;
+    Tensor *strand; /* (walk_width) gradients of units that are under way together, likewise */
     Reduction reduction;
     Tape *tape;
 } Trainer;
-
-/* Forward, loss and backward of one unit. Gradients accumulate into the model's parameters' grad, and nothing is added behind tape_backward; `stats` (stats_count) F64 on the device, zeroed, is the
- * unit's own. exec->tape is set (the unit runs
- * tape_backward), or NULL in units_evaluate. The step arena is rewound after each unit. */
-typedef Status (*UnitFunction)(void *context, int64_t unit, Exec *exec, Tensor stats);
 
 typedef struct StepReport {
     double stats[TRAINER_STATS_MAX]; /* sums over all units, in unit order */
@@ -49,8 +45,8 @@ Status trainer_learn(Trainer *trainer, int64_t units, int stats_count, const dou
 Status trainer_step(Trainer *trainer, Exec *exec, int64_t units, UnitFunction unit, void *context, int stats_count,
                     StepReport *report);
 /* The same walk without gradients or update: held-out loss, log-probs, values. Units of this rank are computed here; sums are over all units. `exec->tape`
- * is ignored. No trainer needed. [collective] */
-Status units_evaluate(Comm *comm, Exec *exec, int64_t lanes, int64_t units, UnitFunction unit, void *context,
-                      int stats_count, double *stats);
+ * is ignored. `model`: the one by whose size the walk is chosen, that of the trainer where bits are compared with a step's. No trainer needed. [collective] */
+Status units_evaluate(Comm *comm, Exec *exec, const Model *model, int64_t lanes, int64_t units, UnitFunction unit,
+                      void *context, int stats_count, double *stats);
 
 #endif

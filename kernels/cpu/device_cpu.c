@@ -95,6 +95,15 @@ static void cpu_copy(void *self, DeviceQueue queue, void *to, const void *from, 
     else if (bytes)
         memmove(to, from, bytes);
 }
+/* The host's bytes have been read when this returns, kept or not. */
+static void cpu_copy_in(void *self, DeviceQueue queue, void *device, const void *host, size_t bytes)
+{
+    CpuDevice *cpu = self;
+    if (cpu->keeping)
+        kept_note_bytes(cpu->keeping, device, host, bytes);
+    else
+        cpu_copy(self, queue, device, host, bytes);
+}
 /* A model's gradient is zeroed in every step: all threads, each a run of pages. */
 static void cpu_zero(void *self, DeviceQueue queue, void *device, size_t bytes)
 {
@@ -173,7 +182,7 @@ static void cpu_close(void *self)
 static const DeviceBackend backend = {.name = "cpu",
                                       .describe = cpu_describe,
                                       .memory = cpu_memory,
-                                      .copy_in = cpu_copy,
+                                      .copy_in = cpu_copy_in,
                                       .copy_out = cpu_copy,
                                       .copy = cpu_copy,
                                       .zero = cpu_zero,

@@ -9,11 +9,11 @@
 #include "core/tensor/op_finite.h"
 #include "kernels/cpu/isa.h"
 
-enum { NOTE_COPY = OP_COUNT, NOTE_ALIGN = 16 };
+enum { NOTE_COPY = OP_COUNT, NOTE_BYTES, NOTE_ALIGN = 16 };
 
 /* In front of what the op was given. */
 typedef struct Note {
-    _Alignas(NOTE_ALIGN) int32_t kind; /* an OpKind, or NOTE_COPY */
+    _Alignas(NOTE_ALIGN) int32_t kind; /* an OpKind, NOTE_COPY or NOTE_BYTES */
     uint32_t bytes;                    /* to the next note, this one included */
 } Note;
 
@@ -72,9 +72,11 @@ static void stretch_begin(Kept *kept, bool strand)
     kept->going_on = true;
 }
 
-static void note(Kept *kept, int kind, const void *args, size_t bytes)
+/* `more` bytes stand behind `args`. */
+static void note(Kept *kept, int kind, const void *args, size_t bytes, const void *more, size_t more_bytes)
 {
-    size_t whole = sizeof(Note) + (bytes + NOTE_ALIGN - 1) / NOTE_ALIGN * NOTE_ALIGN;
+    size_t whole = sizeof(Note) + (bytes + more_bytes + NOTE_ALIGN - 1) / NOTE_ALIGN * NOTE_ALIGN;
+    REQUIRE(whole <= UINT32_MAX, "a note of %zu bytes", whole);
     if (kept->used + whole > kept->capacity) {
         kept->capacity = 2 * kept->capacity + whole + 4096;
         kept->note = memory_resize(kept->note, kept->capacity, 1);
@@ -83,13 +85,20 @@ static void note(Kept *kept, int kind, const void *args, size_t bytes)
         stretch_begin(kept, false);
     *(Note *)(void *)(kept->note + kept->used) = (Note){.kind = kind, .bytes = (uint32_t)whole};
     memcpy(kept->note + kept->used + sizeof(Note), args, bytes);
+    if (more_bytes)
+        memcpy(kept->note + kept->used + sizeof(Note) + bytes, more, more_bytes);
     kept->used += whole;
     kept->stretch[kept->stretches - 1].to = kept->used;
 }
 
 void kept_note_copy(Kept *kept, void *to, const void *from, size_t bytes)
 {
-    note(kept, NOTE_COPY, &(CopyArgs){to, from, bytes}, sizeof(CopyArgs));
+    note(kept, NOTE_COPY, &(CopyArgs){to, from, bytes}, sizeof(CopyArgs), NULL, 0);
+}
+
+void kept_note_bytes(Kept *kept, void *to, const void *from, size_t bytes)
+{
+    note(kept, NOTE_BYTES, &(CopyArgs){to, NULL, bytes}, sizeof(CopyArgs), from, bytes);
 }
 
 void kept_strand(Kept *kept, bool begins, size_t scratch)
@@ -110,7 +119,7 @@ static const DeviceBackend silent = {.name = "silent"};
     {                                                                                                                  \
         Kept *kept = kept_of(device);                                                                                  \
         kept->device = device;                                                                                         \
-        note(kept, OP_##name, args, sizeof *args);                                                                     \
+        note(kept, OP_##name, args, sizeof *args, NULL, 0);                                                            \
         if (!kept->scratch_ops->name)                                                                                  \
             return;                                                                                                    \
         const DeviceBackend *backend = device->backend;                                                                \
@@ -140,7 +149,9 @@ static void note_run(Device *device, const OpTable *ops, int kind, const void *a
 #undef KEPT_CALL
     default: {
         const CopyArgs *copy = args;
-        if (copy->from)
+        if (kind == NOTE_BYTES)
+            memcpy(copy->to, copy + 1, copy->bytes);
+        else if (copy->from)
             memmove(copy->to, copy->from, copy->bytes);
         else
             memset(copy->to, 0, copy->bytes);

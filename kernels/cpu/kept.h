@@ -20,6 +20,8 @@ Kept *kept_begin(Kept *spare, const OpTable *ops, const OpTable *scratch_ops);
 void kept_close(Kept *kept);
 /* `from` NULL: zeros. */
 void kept_note_copy(Kept *kept, void *to, const void *from, size_t bytes);
+/* What stands at `from` now, whatever will be there later. */
+void kept_note_bytes(Kept *kept, void *to, const void *from, size_t bytes);
 /* A strand begins, or ends and has taken so much scratch. */
 void kept_strand(Kept *kept, bool begins, size_t scratch);
 void kept_run(Kept *kept);

@@ -46,11 +46,12 @@ def prefill_row(name, shape, prompt, peer, against, ratio=None, share=None):
     )
 
 
-def train_row(name, what, shape, words, peer_words=(), **more):
+def train_row(name, what, shape, words, peer_words=(), settings=(), **more):
+    """settings: of ours alone."""
     return Row(
         name=name,
         what=what,
-        ours=bench("train", f"shape={shape}", *words),
+        ours=bench("train", f"shape={shape}", *words, *settings),
         peer=torch("train", f"shape={shape}", *words, *peer_words),
         limit=lambda machine, ours: limits.seconds(limits.training_step(shape, ours["tokens"], ours["pairs"], ours["steps"]), machine),
         **more,
@@ -70,7 +71,8 @@ ROWS = [
     prefill_row("prefill-135m", "smol-135m", 512, llama("prefill", "prompt=512"), "llama.cpp", ratio=1.7),
     prefill_row("prefill-135m-transformers", "smol-135m", 512, torch("prefill", "shape=smol-135m", "prompt=512"), "transformers"),
     prefill_row("prefill-124m", "gpt2-124m", 1023, torch("prefill", "shape=gpt2-124m", "prompt=1023"), "transformers", share=0.8),
-    train_row("train-260k", "training step 260k, B32 x T128", "260k", ["batch=32", "tokens=128", "repeat=5"], against="PyTorch eager", ratio=2.9),
+    train_row("train-260k", "training step 260k, B32 x T128", "260k", ["batch=32", "tokens=128", "repeat=5"], settings=["lanes=8"],
+              against="PyTorch eager", ratio=2.9),
     Row("score-135m", "reward model smol-135m, 512 texts of oasst", bench("score", "texts=512", "lengths={lengths}"),
         torch("score", "texts=512", "lengths={lengths}"), "transformers, padded",
         limit=lambda machine, ours: limits.seconds(limits.score("smol-135m", ours["tokens"], ours["pairs"]), machine), ratio=1.5,

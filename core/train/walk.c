@@ -1,0 +1,68 @@
+/* walk.c -- units one by one, or a wave of them on a strand each: see walk.h. */
+#include "core/train/walk.h"
+
+bool walk_by_strands(const Model *model, int64_t lanes)
+{
+    return lanes > 1 && model->device->strands > 0 && model_stays_cached(model);
+}
+
+int64_t walk_width(const Walk *walk, const Device *device)
+{
+    int64_t own = walk->own.to - walk->own.from, most = walk->strands ? device->strands : 1;
+    return own < most ? own : most;
+}
+
+Status walk_unit(const Walk *walk, Exec *exec, int64_t unit)
+{
+    int64_t width = walk->stats.shape[1];
+    size_t mark = arena_mark(exec->step);
+    Status status =
+        walk->unit(walk->context, unit, exec, tensor_range(walk->stats, (unit - walk->own.from) * width, width));
+    if (exec->tape)
+        tape_reset(exec->tape);
+    arena_rewind(exec->step, mark);
+    return status;
+}
+
+typedef struct Wave {
+    const Walk *walk;
+    Exec *exec;
+    int64_t from;
+    Params *params;
+    const Tensor *gradient;
+    Status status; /* of the first unit that failed */
+} Wave;
+
+static void wave_strand(void *context, int64_t number)
+{
+    Wave *wave = context;
+    Exec *exec = wave->exec;
+    if (status_failed(wave->status))
+        return;
+    if (wave->gradient) {
+        tensor_zero(exec->device, wave->gradient[number]);
+        params_set_grad(wave->params, wave->gradient[number]);
+    }
+    size_t before = arena_peak_begin(exec->step);
+    wave->status = walk_unit(wave->walk, exec, wave->from + number);
+    arena_alloc(exec->step, arena_peak_end(exec->step, before)); /* the next strand has its own */
+}
+
+Status walk_wave(const Walk *walk, Exec *exec, int64_t from, int64_t count, Params *params, const Tensor *gradient)
+{
+    Device *device = exec->device;
+    Wave wave = {walk, exec, from, params, gradient, status_ok()};
+    size_t mark = arena_mark(exec->step);
+    bool together = count > 1 && device_keeps(device);
+    if (together)
+        device_keep_begin(device);
+    device_strands(device, count, wave_strand, &wave);
+    if (together) {
+        DeviceKept *kept = device_keep_end(device);
+        if (!status_failed(wave.status))
+            device_replay(device, kept, 0);
+        device_forget(device, &kept);
+    }
+    arena_rewind(exec->step, mark);
+    return wave.status;
+}

@@ -1,0 +1,37 @@
+/* walk.h -- this rank's units of a step: one after the other by all threads, or several at a time, each from its first op to its last by one thread.
+ *
+ * Why:   an op of a small model is some ten microseconds on a unit's rows. Cut over threads, it waits for them as long, and what it leaves in one core's
+ *        cache is read by another.
+ * Rule:  which of the two is a matter of the model and of lanes, never of ranks or threads; and a strand's bits do not depend on who runs it, nor on
+ *        what runs beside it. */
+#ifndef CORE_TRAIN_WALK_H
+#define CORE_TRAIN_WALK_H
+
+#include "core/comm/comm.h"
+#include "core/comm/shard.h"
+#include "core/model/model.h"
+
+/* Forward, loss and backward of one unit. Gradients accumulate into the model's parameters' grad, and nothing is added behind tape_backward; `stats` (stats_count) F64 on the device, zeroed, is the
+ * unit's own. exec->tape is set (the unit runs tape_backward), or NULL in units_evaluate. The step arena is rewound after each unit. What a unit reads from the device
+ * may arrive only when the walk is over: the work may be noted first and done later. */
+typedef Status (*UnitFunction)(void *context, int64_t unit, Exec *exec, Tensor stats);
+
+typedef struct Walk {
+    UnitFunction unit;
+    void *context;
+    Span own;     /* this rank's units */
+    bool strands; /* units go to threads */
+    Tensor stats; /* (own, stats_count) F64 on the device */
+} Walk;
+
+/* Do units of this model go to threads? */
+bool walk_by_strands(const Model *model, int64_t lanes);
+/* Units that are under way at a time: 1 without strands. */
+int64_t walk_width(const Walk *walk, const Device *device);
+/* One unit, by all threads. */
+Status walk_unit(const Walk *walk, Exec *exec, int64_t unit);
+/* Units [from, from + count), count at most walk_width, each on a thread of its own. `gradient` (walk_width) NULL: no gradients; else unit from + i
+ * leaves its own in gradient[i], a buffer of params->count floats. */
+Status walk_wave(const Walk *walk, Exec *exec, int64_t from, int64_t count, Params *params, const Tensor *gradient);
+
+#endif
