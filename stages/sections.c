@@ -82,7 +82,8 @@ const ConfigKey run_keys[] = {
 #define TOKENIZER_HELP "tokenizer.json, tokenizer.model or a directory with one. null: the model's own."
 #define BATCH_HELP "Examples per optimizer step, over all ranks."
 #define UNIT_HELP                                                                                                      \
-    "Tokens in one unit of work (a micro-batch). Bounds activation memory; enters the bits, not the mathematics: "     \
+    "Tokens in one unit of work (a micro-batch). Bounds activation memory (of each thread where units go to threads, " \
+    "see lanes); enters the bits, not the mathematics: "                                                               \
     "gradients accumulate over units."
 #define STEPS_HELP "Optimizer steps; 0: as many as `epochs` gives."
 #define EVAL_HELP                                                                                                      \

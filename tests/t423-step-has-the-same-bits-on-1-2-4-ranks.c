@@ -439,6 +439,30 @@ static void test_threads_decide_nothing(void **state)
     memory_free(&first.bytes);
 }
 
+static Status empty_unit(void *context, int64_t unit, Exec *exec, Tensor stats)
+{
+    (void)context;
+    (void)unit;
+    (void)exec;
+    (void)stats;
+    return status_ok();
+}
+
+/* Units without anything to learn, as of texts of one token, in the first step there is. */
+static void test_units_may_be_empty(void **state)
+{
+    (void)state;
+    World world;
+    double sums[1];
+    world_open_with(&world, world_comm, 4, REDUCE_EXACT, 2);
+    assert_ok(units_evaluate(world.comm, &world.exec, &world.model, 4, 8, empty_unit, NULL, 1, sums));
+    assert_true(sums[0] == 0);
+    StepReport report;
+    assert_ok(trainer_step(&world.trainer, &world.exec, 8, empty_unit, NULL, 1, &report));
+    assert_true(report.grad_norm == 0);
+    world_close(&world);
+}
+
 /* Fails, changes nothing on any rank, and the next step is as if nothing had been. */
 static void check_failed_step(int64_t fail_unit, int64_t nan_unit, StatusCode code, const char *part)
 {
@@ -595,8 +619,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest others[] = {
         cmocka_unit_test(test_checkpoints_hold_the_whole),   cmocka_unit_test(test_loss_falls),
         cmocka_unit_test(test_evaluation_has_the_same_bits), cmocka_unit_test(test_threads_decide_nothing),
-        cmocka_unit_test(test_accumulation_changes_nothing), cmocka_unit_test(test_dry_run_plans_the_memory),
-        cmocka_unit_test(test_lanes_must_fit_ranks),
+        cmocka_unit_test(test_units_may_be_empty),           cmocka_unit_test(test_accumulation_changes_nothing),
+        cmocka_unit_test(test_dry_run_plans_the_memory),     cmocka_unit_test(test_lanes_must_fit_ranks),
     };
     const int ranks = comm_size(world_comm);
     int failures = cmocka_run_group_tests(fast, NULL, NULL);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 #TEST labels=mpi,stages timeout=400 processors=2
-"""Each stage on 1, 2 and 4 ranks leaves the same bits: every checkpoint with all its state, every rollout, and the metrics.
+"""Each stage on 1, 2 and 4 ranks leaves the same bits: every checkpoint with all its state, every rollout, and the metrics. Training of models as small as
+these does on 2 and 3 threads, too.
 
 That the comparison can fail is shown first: another seed, and another number of lanes, must differ.
 """
@@ -27,3 +28,9 @@ with Experiment() as run:
             run.stage(stage, output, ranks=ranks)
             compare(run.state("one", stage), run.state(output, stage), f"{stage} on {ranks} ranks")
             print(f"{stage}: {ranks} ranks leave the bits of one")
+    for threads in (2, 3):
+        output = f"threads{threads}"
+        for stage in ("sft", "rm"):
+            run.stage(stage, output, f"threads={threads}")
+            compare(run.state("one", stage), run.state(output, stage), f"{stage} on {threads} threads")
+            print(f"{stage}: {threads} threads leave the bits of one")

@@ -95,7 +95,7 @@ static void first_ratio(void **state)
     Device device;
     ConfigSchema schema = {0};
     bool complete = false;
-    assert_int_equal(device_open_cpu(&device, 1, NULL).code, STATUS_OK);
+    assert_int_equal(device_open_cpu(&device, 2, NULL).code, STATUS_OK);
     Config *config = make_experiment(&device, support_directory(), &schema);
     Ppo *ppo = memory_new(1, sizeof *ppo);
     Status status = ppo_open(ppo, comm_self(), &device, config, &complete);

@@ -107,13 +107,19 @@ static Config *experiment(const char *output, bool fixed, int ranks, const char 
     return config;
 }
 
+/* Units of models as small as these go to threads. */
+static int threads_of_rank(void)
+{
+    return comm_size(world_comm) == 1 ? 2 : 1;
+}
+
 /* --- Claims ------------------------------------------------------------------------------------------------------- */
 
 static void run(const Config *config, StageMemory memory[STAGES])
 {
     for (int i = 0; i < STAGES; i++) {
         Device device;
-        assert_ok(device_open_cpu(&device, 1, NULL));
+        assert_ok(device_open_cpu(&device, threads_of_rank(), NULL));
         assert_ok(stage_rows[i].run(world_comm, &device, config, &memory[i]));
         device_close(&device);
     }
@@ -122,7 +128,7 @@ static void run(const Config *config, StageMemory memory[STAGES])
 static Status dry_device(void *context, Device *device)
 {
     (void)context;
-    return device_open_cpu_dry(device, 1, NULL);
+    return device_open_cpu_dry(device, threads_of_rank(), NULL);
 }
 
 /* The plan as rank 0 makes it, the run as the hungriest rank of each entry lived it. */

@@ -253,11 +253,11 @@ void device_strands(Device *device, int64_t count, DeviceStrand strand, void *co
     for (int64_t i = 0; i < count; i++) {
         size_t before = arena_peak_begin(&device->scratch);
         if (kept)
-            device->backend->keep_strand(device->self, true, 0);
+            device->backend->keep_strand(device, true, 0);
         strand(context, i);
         size_t scratch = arena_peak_end(&device->scratch, before);
         if (kept)
-            device->backend->keep_strand(device->self, false, scratch);
+            device->backend->keep_strand(device, false, scratch);
         arena_alloc(&device->scratch, scratch); /* the next strand has its own */
     }
     arena_rewind(&device->scratch, mark);

@@ -28,7 +28,7 @@ typedef struct DeviceWatch {
 } DeviceWatch;
 
 /* What a backend provides beside its ops. All copies are in bytes; copy_in has read, and copy_out has filled, the host's
- * memory when it returns. */
+ * memory when it returns (unless the work is kept, see there). */
 typedef struct DeviceBackend {
     const char *name;                    /* "cpu", "dry" */
     const char *(*describe)(void *self); /* "avx512, oneDNN 2.6, 2 threads" */
@@ -47,10 +47,9 @@ typedef struct DeviceBackend {
     void (*replay)(void *self, void *kept);
     void (*forget)(void *self, void *kept);
     const OpTable *keep_ops; /* take the ops' place between begin and end; NULL: the ops themselves are kept */
-    void (*keep_strand)(
-        void *self, bool begins,
-        size_t scratch); /* a strand (device_strands) begins, or ends and took so much scratch; or NULL */
-    bool keeps_cheaply;  /* to keep costs no more than to do, even the first time */
+    /* A strand (device_strands) begins, or ends and took so much scratch; or NULL. */
+    void (*keep_strand)(Device *device, bool begins, size_t scratch);
+    bool keeps_cheaply; /* to keep costs no more than to do, even the first time */
     /* Of a backend with streams of its own, or NULL: what its library calls a queue's stream; and whom to ask while waiting. */
     void *(*stream)(void *self, DeviceQueue queue);
     void (*watch)(void *self, DeviceWatch watch);

@@ -1,4 +1,6 @@
-/* walk.c -- units one by one, or a wave of them on a strand each: see walk.h. */
+/* walk.c -- units one by one, or a wave of them on a strand each: see walk.h.
+ *
+ * A checked build's red zones and poison inside a unit are looked at while its work is noted, so on one thread alone, where nothing is noted. */
 #include "core/train/walk.h"
 
 bool walk_by_strands(const Model *model, int64_t lanes)

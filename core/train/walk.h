@@ -26,7 +26,7 @@ typedef struct Walk {
 
 /* Do units of this model go to threads? */
 bool walk_by_strands(const Model *model, int64_t lanes);
-/* Units that are under way at a time: 1 without strands. */
+/* Units that are under way at a time: at most 1 without strands. */
 int64_t walk_width(const Walk *walk, const Device *device);
 /* One unit, by all threads. */
 Status walk_unit(const Walk *walk, Exec *exec, int64_t unit);

@@ -157,9 +157,9 @@ static void *cpu_keep_end(void *self)
     cpu->keeping = NULL;
     return kept;
 }
-static void cpu_keep_strand(void *self, bool begins, size_t scratch)
+static void cpu_keep_strand(Device *device, bool begins, size_t scratch)
 {
-    kept_strand(((CpuDevice *)self)->keeping, begins, scratch);
+    kept_strand(kept_of(device), device, begins, scratch);
 }
 static void cpu_replay(void *self, void *kept)
 {

@@ -5,7 +5,7 @@
 
 #include "core/tensor/device.h"
 
-/* `threads` >= 1 OpenMP threads for every op. `isa`: "baseline", "avx2", "avx512", or NULL for the best this processor
+/* `threads` >= 1 OpenMP threads, for every op or for a strand each (device_strands). `isa`: "baseline", "avx2", "avx512", or NULL for the best this processor
  * has; one that it has not is a STATUS_USAGE error. */
 Status device_open_cpu(Device *device, int threads, const char *isa);
 /* The device that computes nothing (device_open_dry), but whose scratch comes to what it would on this one: ops that use scratch are

@@ -101,8 +101,9 @@ void kept_note_bytes(Kept *kept, void *to, const void *from, size_t bytes)
     note(kept, NOTE_BYTES, &(CopyArgs){to, NULL, bytes}, sizeof(CopyArgs), from, bytes);
 }
 
-void kept_strand(Kept *kept, bool begins, size_t scratch)
+void kept_strand(Kept *kept, Device *device, bool begins, size_t scratch)
 {
+    kept->device = device;
     if (begins) {
         stretch_begin(kept, true);
     } else {
@@ -188,10 +189,12 @@ static void strand_run(const Kept *kept, const Stretch *stretch)
 }
 
 /* Whoever is done looks for the others rather than fall asleep: OpenMP's threads do after some microseconds (bootstrap.c), and are then woken in
- * turn at every step, which costs more than the step. On a processor with others to run it lets them. */
+ * turn at every decode step, which costs more than the step. On a processor with others to run it lets them; and after some milliseconds, which only a unit of a
+ * training step takes, it does fall asleep. */
 static void strands_await(const atomic_int *running)
 {
-    for (int looks = 1; atomic_load_explicit(running, memory_order_acquire) > 0; looks++)
+    enum { LOOKS = 1 << 20 };
+    for (int looks = 1; looks < LOOKS && atomic_load_explicit(running, memory_order_acquire) > 0; looks++)
         if (looks % 1024 == 0)
             sched_yield();
 }

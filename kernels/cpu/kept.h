@@ -2,7 +2,7 @@
  *
  * Why:   a decode step of a small model is fifty ops of a microsecond. Asked for one by one, each costs its checks and counts, and each that is cut
  *        over threads wakes them. As a list a step costs neither; and where its rows are cut into strands, every thread runs the list of
- *        its own rows from end to end and meets the others once. */
+ *        its own rows from end to end and meets the others once. Units of a training step are strands as well (core/train/walk.h). */
 #ifndef KERNELS_CPU_KEPT_H
 #define KERNELS_CPU_KEPT_H
 
@@ -22,8 +22,8 @@ void kept_close(Kept *kept);
 void kept_note_copy(Kept *kept, void *to, const void *from, size_t bytes);
 /* What stands at `from` now, whatever will be there later. */
 void kept_note_bytes(Kept *kept, void *to, const void *from, size_t bytes);
-/* A strand begins, or ends and has taken so much scratch. */
-void kept_strand(Kept *kept, bool begins, size_t scratch);
+/* A strand of this device begins, or ends and has taken so much scratch. */
+void kept_strand(Kept *kept, Device *device, bool begins, size_t scratch);
 void kept_run(Kept *kept);
 
 #endif
