@@ -83,8 +83,7 @@ const ConfigKey run_keys[] = {
 #define BATCH_HELP "Examples per optimizer step, over all ranks."
 #define UNIT_HELP                                                                                                      \
     "Tokens in one unit of work (a micro-batch). Bounds activation memory (of each thread where units go to threads, " \
-    "see lanes); enters the bits, not the mathematics: "                                                               \
-    "gradients accumulate over units."
+    "see lanes); enters the bits, not the mathematics: gradients accumulate over units."
 #define STEPS_HELP "Optimizer steps; 0: as many as `epochs` gives."
 #define EVAL_HELP                                                                                                      \
     "Steps between evaluations on eval_data, beside those at the beginning and the end; 0: only these two."

@@ -21,8 +21,7 @@ static void warn_of_idle_threads(const Stage *stage, const Trainer *trainer)
     while (wanted < ranks * threads)
         wanted *= 2;
     log_warn("%s: a unit of a model this small is one thread's, and %lld lanes on %lld rank%s of %lld threads may "
-             "leave some "
-             "without; lanes=%lld would not (and sum in another order)",
+             "leave some without; lanes=%lld would not (and sum in another order)",
              stage->name, (long long)trainer->lanes, (long long)ranks, ranks == 1 ? "" : "s", (long long)threads,
              (long long)wanted);
 }
@@ -32,7 +31,7 @@ void stage_trained_model(Stage *stage, const char *role, Trainer *trainer)
     REQUIRE(stage->models < 2, "a third trained model");
     stage->memory.gradient_buffers = trainer->buffers;
     if (walk_by_strands(trainer->model, trainer->lanes)) {
-        stage->memory.unit_gradients = trainer->model->device->strands;
+        stage->memory.unit_gradients = stage->device->strands;
         warn_of_idle_threads(stage, trainer);
     }
     stage->model[stage->models++] = (CheckpointModel){

@@ -162,11 +162,8 @@ static void part_ask(const Decode *decode, Part part)
 static void strand_ask(void *context, int64_t number)
 {
     const Decode *decode = context;
-    Arena *arena = decode->exec.step;
     int64_t parts = parts_of(decode), from = decode->rows * number / parts, to = decode->rows * (number + 1) / parts;
-    size_t before = arena_peak_begin(arena);
     part_ask(decode, (Part){from, to - from});
-    arena_alloc(arena, arena_peak_end(arena, before)); /* the next part has its own */
 }
 
 /* One token for every row. Works on the same addresses each time. */
@@ -177,7 +174,7 @@ static void step_ask(Decode *decode)
     Part all = {0, rows};
     size_t mark = arena_mark(exec.step);
     if (parts > 1)
-        device_strands(exec.device, parts, strand_ask, decode);
+        device_strands(exec.device, exec.step, parts, strand_ask, decode);
     else
         part_ask(decode, all);
     Tensor logprob = tensor_range(decode->drawn, rows, rows);

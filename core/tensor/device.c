@@ -203,7 +203,7 @@ void device_keep_begin(Device *device)
     memcpy(kept->counter, device->counter, sizeof device->counter);
     memset(kept->per_key, 0, sizeof kept->per_key);
     device->keeping = kept;
-    device->backend->keep_begin(device->self);
+    device->backend->keep_begin(device);
     if (device->backend->keep_ops)
         device->ops = device->backend->keep_ops;
 }
@@ -244,22 +244,25 @@ void device_forget(Device *device, DeviceKept **kept)
     *kept = NULL;
 }
 
-void device_strands(Device *device, int64_t count, DeviceStrand strand, void *context)
+void device_strands(Device *device, Arena *step, int64_t count, DeviceStrand strand, void *context)
 {
     int threads = device->threads;
-    size_t mark = arena_mark(&device->scratch);
+    size_t mark = arena_mark(&device->scratch), step_mark = arena_mark(step);
     device->threads = 1;
     bool kept = device->keeping && device->backend->keep_strand;
     for (int64_t i = 0; i < count; i++) {
-        size_t before = arena_peak_begin(&device->scratch);
+        size_t before = arena_peak_begin(&device->scratch), step_before = arena_peak_begin(step);
         if (kept)
-            device->backend->keep_strand(device, true, 0);
+            device->backend->keep_strand(device->self, true, 0);
         strand(context, i);
         size_t scratch = arena_peak_end(&device->scratch, before);
         if (kept)
-            device->backend->keep_strand(device, false, scratch);
-        arena_alloc(&device->scratch, scratch); /* the next strand has its own */
+            device->backend->keep_strand(device->self, false, scratch);
+        /* The next strand has its own. */
+        arena_alloc(&device->scratch, scratch);
+        arena_alloc(step, arena_peak_end(step, step_before));
     }
+    arena_rewind(step, step_mark);
     arena_rewind(&device->scratch, mark);
     device->threads = threads;
 }

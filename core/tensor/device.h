@@ -42,13 +42,13 @@ typedef struct DeviceBackend {
     void (*finish)(void *self); /* until all queues are empty */
     /* Of a backend that can keep work and do it again (CUDA graphs), else NULL. Between begin and end, work on the compute queue is not done. The CPU keeps transfers as
      * well: what is copied in is what the host had when it asked, what is copied out arrives with each replay. */
-    void (*keep_begin)(void *self);
+    void (*keep_begin)(Device *device);
     void *(*keep_end)(void *self);
     void (*replay)(void *self, void *kept);
     void (*forget)(void *self, void *kept);
     const OpTable *keep_ops; /* take the ops' place between begin and end; NULL: the ops themselves are kept */
     /* A strand (device_strands) begins, or ends and took so much scratch; or NULL. */
-    void (*keep_strand)(Device *device, bool begins, size_t scratch);
+    void (*keep_strand)(void *self, bool begins, size_t scratch);
     bool keeps_cheaply; /* to keep costs no more than to do, even the first time */
     /* Of a backend with streams of its own, or NULL: what its library calls a queue's stream; and whom to ask while waiting. */
     void *(*stream)(void *self, DeviceQueue queue);
@@ -123,9 +123,9 @@ void device_replay(Device *device, const DeviceKept *kept, double longer);
 void device_forget(Device *device, DeviceKept **kept); /* NULL: nothing */
 
 /* Asks for `count` strands of work, strand(context, 0), strand(context, 1), ...: none reads or writes what another writes, scratch included, and each
- * is one thread's. At once where they are kept and replayed, one after the other otherwise; the same bits either way. */
+ * is one thread's. What a strand takes of `step` stays its own until all are asked for, and is then given back. At once where they are kept and replayed, one after the other otherwise; the same bits either way. */
 typedef void (*DeviceStrand)(void *context, int64_t number);
-void device_strands(Device *device, int64_t count, DeviceStrand strand, void *context);
+void device_strands(Device *device, Arena *step, int64_t count, DeviceStrand strand, void *context);
 
 /* Sums over all ops since device_counters_reset(). */
 OpCounter device_total(const Device *device);

@@ -126,11 +126,9 @@ static Status walk_last_unit(Trainer *trainer, Exec *exec, const Walk *walk, int
 /* The gradient of a unit, with which a wave begins where the one before has ended. */
 static Status add_strand(Trainer *trainer, Exec *exec, const Walk *walk, int64_t unit, Tensor into)
 {
-    int64_t width = walk_width(walk, exec->device), number = (unit - walk->own.from) % width;
-    if (number == 0) {
-        int64_t left = walk->own.to - unit;
-        TRY(walk_wave(walk, exec, unit, left < width ? left : width, &trainer->model->params, trainer->strand));
-    }
+    int64_t number = (unit - walk->own.from) % walk_width(walk, exec->device);
+    if (number == 0)
+        TRY(walk_wave(walk, exec, unit, &trainer->model->params, trainer->strand));
     add(exec, into, into, trainer->strand[number], 1.0f);
     return status_ok();
 }
@@ -250,11 +248,9 @@ Status units_evaluate(Comm *comm, Exec *exec, const Model *model, int64_t lanes,
     Walk walk = walk_new(comm, exec, model, lanes, units, unit, context, stats_count, tensor_absent());
     exec->tape = NULL;
     Status status = status_ok();
-    for (int64_t at = walk.own.from, count; at < walk.own.to && !status_failed(status); at += count) {
-        int64_t width = walk_width(&walk, exec->device), left = walk.own.to - at;
-        count = left < width ? left : width;
-        status = walk.strands ? walk_wave(&walk, exec, at, count, NULL, NULL) : walk_unit(&walk, exec, at);
-    }
+    int64_t width = walk_width(&walk, exec->device);
+    for (int64_t at = walk.own.from; at < walk.own.to && !status_failed(status); at += width)
+        status = walk.strands ? walk_wave(&walk, exec, at, NULL, NULL) : walk_unit(&walk, exec, at);
     exec->tape = tape;
     status = comm_agree(comm, status);
     if (!status_failed(status)) {

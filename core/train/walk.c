@@ -45,26 +45,23 @@ static void wave_strand(void *context, int64_t number)
         tensor_zero(exec->device, wave->gradient[number]);
         params_set_grad(wave->params, wave->gradient[number]);
     }
-    size_t before = arena_peak_begin(exec->step);
     wave->status = walk_unit(wave->walk, exec, wave->from + number);
-    arena_alloc(exec->step, arena_peak_end(exec->step, before)); /* the next strand has its own */
 }
 
-Status walk_wave(const Walk *walk, Exec *exec, int64_t from, int64_t count, Params *params, const Tensor *gradient)
+Status walk_wave(const Walk *walk, Exec *exec, int64_t from, Params *params, const Tensor *gradient)
 {
     Device *device = exec->device;
     Wave wave = {walk, exec, from, params, gradient, status_ok()};
-    size_t mark = arena_mark(exec->step);
+    int64_t width = walk_width(walk, device), left = walk->own.to - from, count = left < width ? left : width;
     bool together = count > 1 && device_keeps(device);
     if (together)
         device_keep_begin(device);
-    device_strands(device, count, wave_strand, &wave);
+    device_strands(device, exec->step, count, wave_strand, &wave);
     if (together) {
         DeviceKept *kept = device_keep_end(device);
         if (!status_failed(wave.status))
             device_replay(device, kept, 0);
         device_forget(device, &kept);
     }
-    arena_rewind(exec->step, mark);
     return wave.status;
 }

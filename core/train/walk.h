@@ -30,8 +30,8 @@ bool walk_by_strands(const Model *model, int64_t lanes);
 int64_t walk_width(const Walk *walk, const Device *device);
 /* One unit, by all threads. */
 Status walk_unit(const Walk *walk, Exec *exec, int64_t unit);
-/* Units [from, from + count), count at most walk_width, each on a thread of its own. `gradient` (walk_width) NULL: no gradients; else unit from + i
- * leaves its own in gradient[i], a buffer of params->count floats. */
-Status walk_wave(const Walk *walk, Exec *exec, int64_t from, int64_t count, Params *params, const Tensor *gradient);
+/* The wave that begins with unit `from`: walk_width units, or as many as are left, each on a thread of its own. `gradient` (walk_width) NULL: no
+ * gradients; else unit from + i leaves its own in gradient[i], a buffer of params->count floats. */
+Status walk_wave(const Walk *walk, Exec *exec, int64_t from, Params *params, const Tensor *gradient);
 
 #endif

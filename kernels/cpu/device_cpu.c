@@ -144,10 +144,10 @@ Kept *kept_of(const Device *device)
 {
     return ((CpuDevice *)device->self)->keeping;
 }
-static void cpu_keep_begin(void *self)
+static void cpu_keep_begin(Device *device)
 {
-    CpuDevice *cpu = self;
-    cpu->keeping = kept_begin(cpu->spare, cpu->ops, &cpu->scratch_ops);
+    CpuDevice *cpu = device->self;
+    cpu->keeping = kept_begin(cpu->spare, device, cpu->ops, &cpu->scratch_ops);
     cpu->spare = NULL;
 }
 static void *cpu_keep_end(void *self)
@@ -157,9 +157,9 @@ static void *cpu_keep_end(void *self)
     cpu->keeping = NULL;
     return kept;
 }
-static void cpu_keep_strand(Device *device, bool begins, size_t scratch)
+static void cpu_keep_strand(void *self, bool begins, size_t scratch)
 {
-    kept_strand(kept_of(device), device, begins, scratch);
+    kept_strand(((CpuDevice *)self)->keeping, begins, scratch);
 }
 static void cpu_replay(void *self, void *kept)
 {

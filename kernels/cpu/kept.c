@@ -45,9 +45,10 @@ __thread bool cpu_alone;
 
 /* --- Noting ------------------------------------------------------------------------------------------------------- */
 
-Kept *kept_begin(Kept *spare, const OpTable *ops, const OpTable *scratch_ops)
+Kept *kept_begin(Kept *spare, Device *device, const OpTable *ops, const OpTable *scratch_ops)
 {
     Kept *kept = spare ? spare : memory_new(1, sizeof *kept);
+    kept->device = device;
     kept->ops = ops;
     kept->scratch_ops = scratch_ops;
     kept->used = 0;
@@ -101,9 +102,8 @@ void kept_note_bytes(Kept *kept, void *to, const void *from, size_t bytes)
     note(kept, NOTE_BYTES, &(CopyArgs){to, NULL, bytes}, sizeof(CopyArgs), from, bytes);
 }
 
-void kept_strand(Kept *kept, Device *device, bool begins, size_t scratch)
+void kept_strand(Kept *kept, bool begins, size_t scratch)
 {
-    kept->device = device;
     if (begins) {
         stretch_begin(kept, true);
     } else {
@@ -119,7 +119,6 @@ static const DeviceBackend silent = {.name = "silent"};
     static void note_##name(Device *device, const Stem##Args *args)                                                    \
     {                                                                                                                  \
         Kept *kept = kept_of(device);                                                                                  \
-        kept->device = device;                                                                                         \
         note(kept, OP_##name, args, sizeof *args, NULL, 0);                                                            \
         if (!kept->scratch_ops->name)                                                                                  \
             return;                                                                                                    \

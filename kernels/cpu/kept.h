@@ -16,14 +16,14 @@ Kept *kept_of(const Device *device);
 
 /* An empty list; `spare` is one that is not needed any more, or NULL. `ops` will do what is noted. Those of `scratch_ops` that are not NULL take
  * scratch before they compute, and are asked for it at once. */
-Kept *kept_begin(Kept *spare, const OpTable *ops, const OpTable *scratch_ops);
+Kept *kept_begin(Kept *spare, Device *device, const OpTable *ops, const OpTable *scratch_ops);
 void kept_close(Kept *kept);
 /* `from` NULL: zeros. */
 void kept_note_copy(Kept *kept, void *to, const void *from, size_t bytes);
 /* What stands at `from` now, whatever will be there later. */
 void kept_note_bytes(Kept *kept, void *to, const void *from, size_t bytes);
-/* A strand of this device begins, or ends and has taken so much scratch. */
-void kept_strand(Kept *kept, Device *device, bool begins, size_t scratch);
+/* A strand begins, or ends and has taken so much scratch. */
+void kept_strand(Kept *kept, bool begins, size_t scratch);
 void kept_run(Kept *kept);
 
 #endif

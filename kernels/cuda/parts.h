@@ -73,7 +73,7 @@ void cuda_zero(void *self, DeviceQueue queue, void *device, size_t bytes);
 DeviceEvent cuda_record(void *self, DeviceQueue queue);
 void cuda_wait(void *self, DeviceQueue queue, DeviceEvent event);
 void cuda_finish(void *self);
-void cuda_keep_begin(void *self);
+void cuda_keep_begin(Device *device);
 void *cuda_keep_end(void *self);
 void cuda_replay(void *self, void *kept);
 void cuda_forget(void *self, void *kept);

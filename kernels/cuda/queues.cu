@@ -176,9 +176,9 @@ void cuda_watch(void *self, DeviceWatch watch)
 
 /* --- Work that is kept: a graph of what the compute queue was asked for --- */
 
-void cuda_keep_begin(void *self)
+void cuda_keep_begin(Device *device)
 {
-    Cuda *cuda = (Cuda *)self;
+    Cuda *cuda = (Cuda *)device->self;
     cuda->keeping = true;
     CUDA(cudaStreamBeginCapture(cuda->stream[QUEUE_COMPUTE], cudaStreamCaptureModeThreadLocal));
 }
