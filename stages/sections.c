@@ -23,7 +23,7 @@ const ConfigKey run_keys[] = {
                    "A power of two that fixes how a step's gradients are summed, whoever computes them: any 2^k <= "
                    "lanes ranks give the "
                    "same bits. Costs 1 + log2(lanes / ranks) gradient buffers; 8 serves 1 to 8 ranks. "
-                   "On the CPU, units of a model of up to 16 MB go to threads, one each, if lanes is not 1: "
+                   "On the CPU, lanes of a model of up to 16 MB go to threads, one each, if lanes is not 1: "
                    "lanes / ranks should not be less than threads then."),
     CONFIG_KEY_CHOICE(
         RunConfig, reduce, "exact", "exact|fast",
@@ -82,7 +82,7 @@ const ConfigKey run_keys[] = {
 #define TOKENIZER_HELP "tokenizer.json, tokenizer.model or a directory with one. null: the model's own."
 #define BATCH_HELP "Examples per optimizer step, over all ranks."
 #define UNIT_HELP                                                                                                      \
-    "Tokens in one unit of work (a micro-batch). Bounds activation memory (of each thread where units go to threads, " \
+    "Tokens in one unit of work (a micro-batch). Bounds activation memory (of each thread where lanes go to threads, " \
     "see lanes); enters the bits, not the mathematics: gradients accumulate over units."
 #define STEPS_HELP "Optimizer steps; 0: as many as `epochs` gives."
 #define EVAL_HELP                                                                                                      \

@@ -11,7 +11,7 @@
 
 /* --- What a checkpoint holds --- */
 
-/* A unit of a small model is one thread's (core/train/walk.h), and a step need not have more units than lanes. */
+/* A lane of a small model is one thread's (core/train/walk.h). */
 static void warn_of_idle_threads(const Stage *stage, const Trainer *trainer)
 {
     int64_t ranks = comm_size(stage->comm), threads = stage->device->threads;
@@ -20,7 +20,7 @@ static void warn_of_idle_threads(const Stage *stage, const Trainer *trainer)
     int64_t wanted = trainer->lanes;
     while (wanted < ranks * threads)
         wanted *= 2;
-    log_warn("%s: a unit of a model this small is one thread's, and %lld lanes on %lld rank%s of %lld threads may "
+    log_warn("%s: a lane of a model this small is one thread's, and %lld lanes on %lld rank%s of %lld threads may "
              "leave some without; lanes=%lld would not (and sum in another order)",
              stage->name, (long long)trainer->lanes, (long long)ranks, ranks == 1 ? "" : "s", (long long)threads,
              (long long)wanted);
@@ -30,10 +30,9 @@ void stage_trained_model(Stage *stage, const char *role, Trainer *trainer)
 {
     REQUIRE(stage->models < 2, "a third trained model");
     stage->memory.gradient_buffers = trainer->buffers;
-    if (walk_by_strands(trainer->model, trainer->lanes)) {
-        stage->memory.unit_gradients = stage->device->strands;
+    stage->memory.wave = trainer->wave;
+    if (walk_by_strands(trainer->model, trainer->lanes))
         warn_of_idle_threads(stage, trainer);
-    }
     stage->model[stage->models++] = (CheckpointModel){
         .role = role,
         .model = trainer->model,

@@ -74,8 +74,6 @@ void stage_memory_print(const StageMemory *memory, Text *text)
         snprintf(name, sizeof name, "%d ranks on one node", memory->ranks);
         print_row(text, name, most * (size_t)memory->ranks);
     }
-    text_printf(text, "  gradient buffers of a step: %d = 1 + log2(%lld lanes / %d ranks)\n", memory->gradient_buffers,
-                (long long)memory->lanes, memory->ranks);
-    if (memory->unit_gradients > 0)
-        text_printf(text, "  and at most %d of units that threads have in hand\n", memory->unit_gradients);
+    text_printf(text, "  gradient buffers of a step: %d = %d + log2(%lld lanes / %d ranks)\n", memory->gradient_buffers,
+                memory->wave, (long long)memory->lanes, memory->ranks);
 }

@@ -11,8 +11,8 @@
 typedef struct StageMemory {
     int ranks;
     int64_t lanes;
-    int gradient_buffers; /* of each trained model: 1 + log2(lanes / ranks), */
-    int unit_gradients;   /* and at most so many of units that threads have in hand */
+    int gradient_buffers; /* of each trained model: wave + log2(lanes / ranks) */
+    int wave;             /* lanes under way at a time */
     size_t models;        /* bytes: parameters of all models, trained or not, and their tables */
     size_t training;      /* bytes: optimizer moments of the trained ones */
     /* Most bytes of the step arena (activations, gradients, caches, batches) in each phase. */

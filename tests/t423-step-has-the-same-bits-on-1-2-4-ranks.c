@@ -88,7 +88,7 @@ static void world_open_on(World *world, Device *device, Comm *comm, int64_t lane
         trainer_open(&world->trainer, &world->model, comm, &adam, lanes, world->reduce, TOTAL_STEPS, &world->arena));
 }
 
-/* `threads` 0: one, and no units on threads of their own, as with models that do not stay in caches. */
+/* `threads` 0: one, and no lanes on threads of their own, as with models that do not stay in caches. */
 static Status cpu_open(Device *device, int threads)
 {
     TRY(device_open_cpu(device, threads ? threads : 1, NULL));
@@ -413,14 +413,14 @@ static void test_evaluation_has_the_same_bits(void **state)
     assert_true(isfinite(alone[NLL_LOSS]) && alone[NLL_LOSS] > 0);
 }
 
-/* Units of a model as small as this go to threads: any number of them gives the bits of one, a wave of units that is not full included. */
+/* Lanes of a model as small as this go to threads: any number of them, a wave that is not full included, gives the bits of units one by one. */
 static void test_threads_decide_nothing(void **state)
 {
     (void)state;
     enum { UNITS = 11 };
     State first = {0};
     double figures[NLL_STATS] = {0};
-    for (int threads = 1; threads <= 4; threads++) {
+    for (int threads = 0; threads <= 4; threads++) {
         World world;
         StepReport report;
         double sums[NLL_STATS];
@@ -434,7 +434,7 @@ static void test_threads_decide_nothing(void **state)
         assert_fails(world_step(&world, UNITS, &report), STATUS_INPUT, "unit 9 is malformed");
         world.fail_unit = -1;
         State after = world_state(&world);
-        if (threads == 1) {
+        if (threads == 0) {
             first = after;
             memcpy(figures, sums, sizeof sums);
         } else {
@@ -553,7 +553,7 @@ static void test_accumulation_changes_nothing(void **state)
     memory_free(&gradient[1]);
 }
 
-/* A dry run as this rank of as many has the memory of the real one, to the byte, with what stands at a time of units on several threads; and a step allocates
+/* A dry run as this rank of as many has the memory of the real one, to the byte, with what stands at a time of lanes on several threads; and a step allocates
  * a fixed amount. */
 static void check_plan(int threads)
 {
@@ -573,7 +573,8 @@ static void check_plan(int threads)
         arena[which] = world.arena.high_water;
         step[which] = world.step.high_water;
         int64_t lanes = 8 / comm_size(world_comm);
-        int64_t expected = 1 + (lanes > 1) + (lanes > 2) + (lanes > 4);
+        int64_t wave = threads < 1 ? 1 : threads < lanes ? threads : lanes;
+        int64_t expected = wave + (lanes > 1) + (lanes > 2) + (lanes > 4);
         assert_int_equal(world.trainer.buffers, expected);
         world_close(&world);
     }

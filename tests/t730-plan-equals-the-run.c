@@ -179,7 +179,8 @@ static void test_fixed_lengths_are_foretold(void **state)
     for (int i = 0; i < STAGES; i++) {
         assert_int_equal(planned[i].models, lived[i].models);
         assert_int_equal(planned[i].training, lived[i].training);
-        assert_int_equal(planned[i].gradient_buffers, comm_size(world_comm) == 1 ? 3 : 2);
+        assert_int_equal(planned[i].wave, lived[i].wave);
+        assert_int_equal(planned[i].gradient_buffers, planned[i].wave + (comm_size(world_comm) == 1 ? 2 : 1));
         assert_int_equal(planned[i].gradient_buffers, lived[i].gradient_buffers);
         assert_true(lived[i].models > 0 && lived[i].training > 0 && lived[i].scratch > 0);
         assert_close((double)planned[i].scratch, (double)lived[i].scratch, 0.01, 0);

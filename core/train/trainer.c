@@ -23,9 +23,10 @@ Status trainer_open(Trainer *trainer, Model *model, Comm *comm, const OptimizerC
     TRY(shard_check(lanes, ranks, reduce == REDUCE_EXACT));
     reduce_open(&trainer->reduction, reduce, comm);
     optimizer_open(&trainer->optimizer, optimizer, &model->params, comm, model->device, arena, steps_total);
-    trainer->buffers = 1 + log2_of((lanes + ranks - 1) / ranks);
+    int64_t own = (lanes + ranks - 1) / ranks;
+    trainer->wave = (int)walk_width(walk_by_strands(model, lanes), own, model->device);
+    trainer->buffers = log2_of(own) + trainer->wave;
     trainer->buffer = memory_new((size_t)trainer->buffers, sizeof *trainer->buffer);
-    trainer->strand = memory_new((size_t)model->device->strands + 1, sizeof *trainer->strand);
     trainer->tape = tape_open();
     return status_ok();
 }
@@ -33,7 +34,6 @@ Status trainer_open(Trainer *trainer, Model *model, Comm *comm, const OptimizerC
 void trainer_close(Trainer *trainer)
 {
     reduce_close(&trainer->reduction);
-    memory_free(&trainer->strand);
     memory_free(&trainer->buffer);
     if (trainer->tape)
         tape_close(trainer->tape);
@@ -45,8 +45,10 @@ static Walk walk_new(Comm *comm, Exec *exec, const Model *model, int64_t lanes, 
                      void *context, int stats_count, Tensor stats)
 {
     REQUIRE(stats_count >= 0 && stats_count <= TRAINER_STATS_MAX, "%d statistics", stats_count);
-    Walk walk = {.unit = unit, .context = context, .strands = walk_by_strands(model, lanes)};
+    Walk walk = {.unit = unit, .context = context, .units = units, .lanes = lanes};
+    walk.own_lanes = shard_lanes(lanes, comm_size(comm), comm_rank(comm));
     walk.own = shard_rank_units(units, lanes, comm_size(comm), comm_rank(comm));
+    walk.strands = walk_by_strands(model, lanes);
     int64_t dims[] = {walk.own.to - walk.own.from, stats_count};
     walk.stats = tensor_present(stats) ? tensor_at(stats.data, DTYPE_F64, 2, dims)
                                        : tensor_new2(exec->step, DTYPE_F64, dims[0], dims[1]);
@@ -80,6 +82,7 @@ typedef struct Ending {
     Trainer *trainer;
     Exec *exec;
     int waiting;    /* buffers; the last unit's gradients go to the last of them */
+    int wave;       /* the buffer of the first lane of the wave at hand */
     int64_t joined; /* floats from here on are */
     uintptr_t told; /* the last address from which on gradients were said to be final */
 } Ending;
@@ -123,39 +126,44 @@ static Status walk_last_unit(Trainer *trainer, Exec *exec, const Walk *walk, int
     return status;
 }
 
-/* The gradient of a unit, with which a wave begins where the one before has ended. */
-static Status add_strand(Trainer *trainer, Exec *exec, const Walk *walk, int64_t unit, Tensor into)
+/* The lane's gradient, in buffer `into`. */
+static Status accumulate_lane(Trainer *trainer, Exec *exec, const Walk *walk, int64_t lane, int into, Ending *ending)
 {
-    int64_t number = (unit - walk->own.from) % walk_width(walk, exec->device);
-    if (number == 0)
-        TRY(walk_wave(walk, exec, unit, &trainer->model->params, trainer->strand));
-    add(exec, into, into, trainer->strand[number], 1.0f);
+    tensor_zero(exec->device, trainer->buffer[into]);
+    params_set_grad(&trainer->model->params, trainer->buffer[into]);
+    Span units = shard_units(walk->units, walk->lanes, lane);
+    for (int64_t unit = units.from; unit < units.to; unit++)
+        TRY(lane == walk->own_lanes.to - 1 && unit == units.to - 1 ? walk_last_unit(trainer, exec, walk, unit, ending)
+                                                                   : walk_unit(walk, exec, unit));
+    return status_ok();
+}
+
+/* The same where lanes go to threads: a wave leaves its lanes' gradients in buffers from the first free one on. */
+static Status accumulate_strand(Trainer *trainer, Exec *exec, const Walk *walk, int64_t lane, int into, Ending *ending)
+{
+    int number = (int)(lane - walk->own_lanes.from) % trainer->wave;
+    if (number == 0) {
+        ending->wave = into;
+        TRY(walk_wave(walk, exec, lane, &trainer->model->params, trainer->buffer + into));
+    }
+    Tensor *there = &trainer->buffer[ending->wave + number], gradient = *there;
+    *there = trainer->buffer[into];
+    trainer->buffer[into] = gradient;
     return status_ok();
 }
 
 /* Gradients of this rank's lanes, joined like the carries of a binary counter: `level[i]` lanes' worth of doublings wait in buffer i.
  * The last lane's join all that wait. */
-static Status accumulate_lanes(Trainer *trainer, Exec *exec, const Walk *walk, int64_t units, Ending *ending)
+static Status accumulate_lanes(Trainer *trainer, Exec *exec, const Walk *walk, Ending *ending)
 {
-    Comm *comm = trainer->comm;
-    Span lanes = shard_lanes(trainer->lanes, comm_size(comm), comm_rank(comm));
     int level[64];
-    for (int64_t lane = lanes.from; lane < lanes.to; lane++) {
+    for (int64_t lane = walk->own_lanes.from; lane < walk->own_lanes.to; lane++) {
         int waiting = ending->waiting++;
         REQUIRE(waiting < trainer->buffers, "%d gradient buffers are all in use", trainer->buffers);
-        tensor_zero(exec->device, trainer->buffer[waiting]);
-        if (!walk->strands)
-            params_set_grad(&trainer->model->params, trainer->buffer[waiting]);
-        Span own = shard_units(units, trainer->lanes, lane);
-        for (int64_t unit = own.from; unit < own.to; unit++) {
-            bool last = lane == lanes.to - 1 && unit == own.to - 1;
-            if (walk->strands)
-                TRY(add_strand(trainer, exec, walk, unit, trainer->buffer[waiting]));
-            else
-                TRY(last ? walk_last_unit(trainer, exec, walk, unit, ending) : walk_unit(walk, exec, unit));
-        }
+        TRY(walk->strands ? accumulate_strand(trainer, exec, walk, lane, waiting, ending)
+                          : accumulate_lane(trainer, exec, walk, lane, waiting, ending));
         level[waiting] = 0;
-        while (lane < lanes.to - 1 && waiting > 0 && level[waiting - 1] == level[waiting]) {
+        while (lane < walk->own_lanes.to - 1 && waiting > 0 && level[waiting - 1] == level[waiting]) {
             Tensor left = trainer->buffer[waiting - 1], right = trainer->buffer[waiting];
             add(exec, left, left, right, 1.0f);
             level[--waiting]++;
@@ -166,11 +174,11 @@ static Status accumulate_lanes(Trainer *trainer, Exec *exec, const Walk *walk, i
 }
 
 /* The sum of all ranks' gradients, in buffer 0. A rank that fails comes to the exchange all the same, or its peers would wait for it for ever. */
-static Status sum_gradients(Trainer *trainer, Exec *exec, const Walk *walk, int64_t units)
+static Status sum_gradients(Trainer *trainer, Exec *exec, const Walk *walk)
 {
     Ending ending = {.trainer = trainer, .exec = exec, .joined = trainer->model->params.count, .told = UINTPTR_MAX};
     reduce_begin(&trainer->reduction, exec, trainer->buffer[0]);
-    Status status = accumulate_lanes(trainer, exec, walk, units, &ending);
+    Status status = accumulate_lanes(trainer, exec, walk, &ending);
     if (status_failed(status) && ending.joined == trainer->model->params.count) {
         tensor_zero(exec->device, trainer->buffer[0]);
         ending.waiting = 1;
@@ -200,10 +208,8 @@ Status trainer_ask(Trainer *trainer, Exec *exec, int64_t units, UnitFunction uni
     for (int i = 0; i < trainer->buffers; i++)
         trainer->buffer[i] = tensor_new1(exec->step, DTYPE_F32, params->count);
     Walk walk = walk_new(comm, exec, trainer->model, trainer->lanes, units, unit, context, stats_count, figures);
-    for (int64_t i = 0; walk.strands && i < walk_width(&walk, exec->device); i++)
-        trainer->strand[i] = tensor_new1(exec->step, DTYPE_F32, params->count);
     exec->tape = trainer->tape;
-    Status status = sum_gradients(trainer, exec, &walk, units);
+    Status status = sum_gradients(trainer, exec, &walk);
     exec->tape = tape;
     /* Outside a step a model's gradients go nowhere: a stray backward must not reach a buffer of the next step. */
     params_set_grad(params, tensor_absent());
@@ -248,9 +254,12 @@ Status units_evaluate(Comm *comm, Exec *exec, const Model *model, int64_t lanes,
     Walk walk = walk_new(comm, exec, model, lanes, units, unit, context, stats_count, tensor_absent());
     exec->tape = NULL;
     Status status = status_ok();
-    int64_t width = walk_width(&walk, exec->device);
-    for (int64_t at = walk.own.from; at < walk.own.to && !status_failed(status); at += width)
-        status = walk.strands ? walk_wave(&walk, exec, at, NULL, NULL) : walk_unit(&walk, exec, at);
+    int64_t width = walk_width(walk.strands, walk.own_lanes.to - walk.own_lanes.from, exec->device);
+    for (int64_t lane = walk.own_lanes.from; walk.strands && lane < walk.own_lanes.to && !status_failed(status);
+         lane += width)
+        status = walk_wave(&walk, exec, lane, NULL, NULL);
+    for (int64_t at = walk.own.from; !walk.strands && at < walk.own.to && !status_failed(status); at++)
+        status = walk_unit(&walk, exec, at);
     exec->tape = tape;
     status = comm_agree(comm, status);
     if (!status_failed(status)) {

@@ -17,9 +17,9 @@ typedef struct Trainer {
     Comm *comm;
     Optimizer optimizer;
     int64_t lanes;
-    Tensor *buffer; /* 1 + log2(lanes / ranks) gradient buffers (count), in the step arena while a step lasts */
+    int wave;       /* lanes under way at a time */
+    Tensor *buffer; /* log2(lanes / ranks) + wave gradient buffers (count), in the step arena while a step lasts */
     int buffers;
-    Tensor *strand; /* (walk_width) gradients of units that are under way together, likewise */
     Reduction reduction;
     Tape *tape;
 } Trainer;

@@ -1,4 +1,4 @@
-/* walk.c -- units one by one, or a wave of them on a strand each: see walk.h.
+/* walk.c -- units one by one, or a wave of lanes on a strand each: see walk.h.
  *
  * A checked build's red zones and poison inside a unit are looked at while its work is noted, so on one thread alone, where nothing is noted. */
 #include "core/train/walk.h"
@@ -8,10 +8,9 @@ bool walk_by_strands(const Model *model, int64_t lanes)
     return lanes > 1 && model->device->strands > 0 && model_stays_cached(model);
 }
 
-int64_t walk_width(const Walk *walk, const Device *device)
+int64_t walk_width(bool strands, int64_t own, const Device *device)
 {
-    int64_t own = walk->own.to - walk->own.from, most = walk->strands ? device->strands : 1;
-    return own < most ? own : most;
+    return !strands || own < 1 ? 1 : own < device->strands ? own : device->strands;
 }
 
 Status walk_unit(const Walk *walk, Exec *exec, int64_t unit)
@@ -38,21 +37,21 @@ typedef struct Wave {
 static void wave_strand(void *context, int64_t number)
 {
     Wave *wave = context;
-    Exec *exec = wave->exec;
-    if (status_failed(wave->status))
-        return;
+    const Walk *walk = wave->walk;
     if (wave->gradient) {
-        tensor_zero(exec->device, wave->gradient[number]);
+        tensor_zero(wave->exec->device, wave->gradient[number]);
         params_set_grad(wave->params, wave->gradient[number]);
     }
-    wave->status = walk_unit(wave->walk, exec, wave->from + number);
+    Span units = shard_units(walk->units, walk->lanes, wave->from + number);
+    for (int64_t unit = units.from; unit < units.to && !status_failed(wave->status); unit++)
+        wave->status = walk_unit(walk, wave->exec, unit);
 }
 
 Status walk_wave(const Walk *walk, Exec *exec, int64_t from, Params *params, const Tensor *gradient)
 {
     Device *device = exec->device;
     Wave wave = {walk, exec, from, params, gradient, status_ok()};
-    int64_t width = walk_width(walk, device), left = walk->own.to - from, count = left < width ? left : width;
+    int64_t count = walk_width(walk->strands, walk->own_lanes.to - from, device);
     bool together = count > 1 && device_keeps(device);
     if (together)
         device_keep_begin(device);

@@ -1,4 +1,4 @@
-/* walk.h -- this rank's units of a step: one after the other by all threads, or several at a time, each from its first op to its last by one thread.
+/* walk.h -- this rank's lanes of a step: unit after unit by all threads, or several lanes at a time, each from its first unit to its last by one thread.
  *
  * Why:   an op of a small model is some ten microseconds on a unit's rows. Cut over threads, it waits for them as long, and what it leaves in one core's
  *        cache is read by another.
@@ -19,19 +19,20 @@ typedef Status (*UnitFunction)(void *context, int64_t unit, Exec *exec, Tensor s
 typedef struct Walk {
     UnitFunction unit;
     void *context;
-    Span own;     /* this rank's units */
-    bool strands; /* units go to threads */
-    Tensor stats; /* (own, stats_count) F64 on the device */
+    int64_t units, lanes; /* of the step */
+    Span own_lanes, own;  /* this rank's lanes, and their units */
+    bool strands;         /* lanes go to threads */
+    Tensor stats;         /* (own, stats_count) F64 on the device */
 } Walk;
 
-/* Do units of this model go to threads? */
+/* Do lanes of this model go to threads? */
 bool walk_by_strands(const Model *model, int64_t lanes);
-/* Units that are under way at a time: at most 1 without strands. */
-int64_t walk_width(const Walk *walk, const Device *device);
+/* Lanes that are under way at a time, of `own` that a rank has: 1 where they do not go to threads. */
+int64_t walk_width(bool strands, int64_t own, const Device *device);
 /* One unit, by all threads. */
 Status walk_unit(const Walk *walk, Exec *exec, int64_t unit);
-/* The wave that begins with unit `from`: walk_width units, or as many as are left, each on a thread of its own. `gradient` (walk_width) NULL: no
- * gradients; else unit from + i leaves its own in gradient[i], a buffer of params->count floats. */
+/* The wave that begins with lane `from`: walk_width lanes, or as many as are left, each on a thread of its own from its first unit to its last. `gradient`
+ * (walk_width) NULL: no gradients; else lane from + i leaves its own in gradient[i], a buffer of params->count floats. */
 Status walk_wave(const Walk *walk, Exec *exec, int64_t from, Params *params, const Tensor *gradient);
 
 #endif
