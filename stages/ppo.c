@@ -434,6 +434,11 @@ Status ppo_open(Ppo *ppo, Comm *comm, Device *device, const Config *config, bool
                      steps, &stage->model_arena));
     TRY(trainer_open(&ppo->critic_trainer, &ppo->critic, comm, &ppo->critic_optimizer, stage->run.lanes,
                      stage->run.reduce, steps, &stage->model_arena));
+    ppo->merges = ppo->config.merge_first_pass && !walk_by_strands(&ppo->actor, stage->run.lanes) &&
+                  !walk_by_strands(&ppo->critic, stage->run.lanes);
+    if (!ppo->merges && ppo->config.merge_first_pass && comm_rank(comm) == 0 && !stage->dry)
+        log_warn("ppo.merge_first_pass: passes of models this small, whose lanes go to threads, are not kept: making "
+                 "them again costs no more");
     ppo->kl_coefficient = ppo->config.kl_coefficient;
     ppo_state(ppo);
     return status_ok();
@@ -460,6 +465,7 @@ void ppo_close(Ppo *ppo, StageMemory *memory)
 {
     trainer_close(&ppo->actor_trainer);
     trainer_close(&ppo->critic_trainer);
+    ppo_passes_free(ppo);
     rewards_close(&ppo->rewards);
     dataset_close(&ppo->prompts);
     rollout_free(&ppo->rollout);

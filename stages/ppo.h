@@ -2,7 +2,8 @@
  *
  *        ppo.c            the algorithm, as in the paper
  *        ppo_rollout.c    sample responses and score them
- *        ppo_advantage.c  log-probs and values on the units of the update; rewards, GAE, whitening
+ *        ppo_units.c      units of the update, and their hidden states
+ *        ppo_advantage.c  log-probs and values on those units; rewards, GAE, whitening
  *        ppo_update.c     epochs and minibatches of clipped steps
  *
  * Every rank holds the whole rollout on the host (it is small beside a model); units of work are shared out, statistics are sums in the
@@ -27,6 +28,14 @@ typedef struct PpoUpdateStats {
     double policy_loss, value_loss, entropy, clipped, value_clipped, approx_kl, kl_k3, ratio, actor_norm, critic_norm,
         actor_lr, critic_lr;
 } PpoUpdateStats;
+
+typedef enum PpoLearner { PPO_ACTOR, PPO_CRITIC, PPO_LEARNERS } PpoLearner;
+
+/* A unit's forward passes that wait for their backward ones. */
+typedef struct PpoPass {
+    Tape *tape[PPO_LEARNERS];
+    Tensor hidden[PPO_LEARNERS];
+} PpoPass;
 
 typedef struct Ppo {
     Stage stage;
@@ -54,12 +63,18 @@ typedef struct Ppo {
     double entropy;         /* mean of the policy's entropy over the rollout's tokens, before the update */
     /* Scratch of units, grown once. */
     UnitBatch unit;
-    int64_t *order; /* units of the minibatch at hand */
+    int64_t *order; /* units of the minibatch at hand: ppo_choose */
     int64_t order_capacity;
     Rollout own; /* what this rank sampled of the rollout */
     Text words;  /* of the unit that is being judged */
     int64_t minibatch_units;
     double minibatch_tokens;
+    /* With merge_first_pass: passes of this rank's units of the iteration's first minibatch, from evaluation to the first steps. */
+    PpoPass *pass;
+    int64_t passes; /* made so far, for this iteration or another */
+    int64_t pass_capacity;
+    bool merges, keeping, kept; /* at all; evaluation keeps what it makes; there is something kept */
+    size_t pass_mark;           /* of the step arena, below them */
 } Ppo;
 
 /* Read the section, open models, data, rewards and trainers. *complete: final.h5 is there already, and nothing was opened. [collective] */
@@ -94,5 +109,14 @@ void ppo_plan_units(Ppo *ppo);
 void ppo_unit(Ppo *ppo, int64_t unit, float weight);
 /* First and one past the last response token of a unit. */
 Span ppo_unit_responses(const Ppo *ppo, int64_t unit);
+/* Minibatch `index` of the iteration: a run of its epoch's permutation of all units. Fills order, minibatch_units and minibatch_tokens. */
+void ppo_choose(Ppo *ppo, int64_t index);
+/* Of the minibatch at hand, those of a rank: a run of `order`. */
+Span ppo_rank_units(const Ppo *ppo, int rank);
+/* The final hidden states of the rows of unit order[index], which ppo->unit holds on the device. Evaluation keeps them, with what a backward pass needs, while
+ * ppo->keeping; a step (exec->tape) goes on from what is kept. */
+Tensor ppo_hidden(Ppo *ppo, PpoLearner learner, int64_t index, Exec *exec);
+void ppo_forget_passes(Ppo *ppo);
+void ppo_passes_free(Ppo *ppo);
 
 #endif

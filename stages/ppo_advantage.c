@@ -8,47 +8,14 @@
 #include "core/base/memory.h"
 #include "stages/ppo.h"
 
-/* --- Units of the update --- */
-
-void ppo_plan_units(Ppo *ppo)
-{
-    const Rollout *rollout = &ppo->rollout;
-    int64_t *length = memory_borrow((size_t)rollout->sequences, sizeof *length);
-    for (int64_t i = 0; i < rollout->sequences; i++)
-        length[i] = rollout->start[i + 1] - rollout->start[i];
-    units_plan(&ppo->plan, length, rollout->sequences, ppo->config.unit_tokens,
-               ppo->stage.run.lanes * ppo->config.minibatches);
-    memory_return(&length);
-}
-
-void ppo_unit(Ppo *ppo, int64_t unit, float weight)
-{
-    const Rollout *rollout = &ppo->rollout;
-    unit_batch_begin(&ppo->unit);
-    for (int64_t s = ppo->plan.unit_start[unit]; s < ppo->plan.unit_start[unit + 1]; s++) {
-        const int32_t *token = rollout->token + rollout->start[s];
-        int64_t prompt = rollout->prompt_length[s], response = rollout->response_length[s];
-        if (response == 0)
-            continue;
-        unit_batch_sequence(&ppo->unit, token, prompt + response - 1);
-        for (int64_t t = 0; t < response; t++)
-            unit_batch_row(&ppo->unit, prompt - 1 + t, token[prompt + t], weight);
-    }
-}
-
-Span ppo_unit_responses(const Ppo *ppo, int64_t unit)
-{
-    const int64_t *start = ppo->rollout.response_start;
-    return (Span){start[ppo->plan.unit_start[unit]], start[ppo->plan.unit_start[unit + 1]]};
-}
-
 /* --- Log-probs and values --- */
 
 /* One unit through actor, reference and critic, without gradients; what they say goes into the rollout. */
-static Status ppo_evaluate_unit(void *context, int64_t unit, Exec *exec, Tensor stats)
+static Status ppo_evaluate_unit(void *context, int64_t index, Exec *exec, Tensor stats)
 {
     Ppo *ppo = context;
     Rollout *rollout = &ppo->rollout;
+    int64_t unit = ppo->order[index];
     ppo_unit(ppo, unit, 0);
     int64_t rows = ppo->unit.rows;
     if (rows == 0)
@@ -59,7 +26,7 @@ static Status ppo_evaluate_unit(void *context, int64_t unit, Exec *exec, Tensor 
     Tensor logprob = tensor_new1(exec->step, DTYPE_F32, rows), entropy = tensor_new1(exec->step, DTYPE_F32, rows);
     size_t mark = arena_mark(exec->step);
 
-    Tensor hidden = model_hidden(&ppo->actor, exec, &ppo->unit.batch, ppo->unit.wanted, NULL);
+    Tensor hidden = ppo_hidden(ppo, PPO_ACTOR, index, exec);
     VocabularyHead head = model_vocabulary_head(&ppo->actor, temperature);
     head_logprobs(exec, &head, hidden, ppo->unit.targets, logprob, entropy);
     tensor_read(exec->device, logprob, rollout->old_logprob + first);
@@ -72,24 +39,37 @@ static Status ppo_evaluate_unit(void *context, int64_t unit, Exec *exec, Tensor 
     tensor_read(exec->device, logprob, rollout->reference_logprob + first);
     arena_rewind(exec->step, mark);
 
-    hidden = model_hidden(&ppo->critic, exec, &ppo->unit.batch, ppo->unit.wanted, NULL);
+    hidden = ppo_hidden(ppo, PPO_CRITIC, index, exec);
     Tensor value = model_score(&ppo->critic, exec, hidden);
     tensor_read(exec->device, value, rollout->value + first);
     return status_ok();
 }
 
-/* Every rank has computed its run of units, a run of response tokens; all get all. */
+/* Every rank has what its own units of the minibatch at hand say of their response tokens; all get all. */
 static void ppo_share(Ppo *ppo, float *column)
 {
     Comm *comm = ppo->stage.comm;
     int ranks = comm_size(comm);
     size_t *offsets = memory_borrow((size_t)ranks + 1, sizeof *offsets);
+    float *shared = memory_borrow((size_t)ppo->minibatch_tokens, sizeof *shared), *at = shared;
     for (int rank = 0; rank < ranks; rank++) {
-        Span units = shard_rank_units(ppo->plan.units, ppo->stage.run.lanes, ranks, rank);
-        int64_t end = ppo->rollout.response_start[ppo->plan.unit_start[units.to]];
-        offsets[rank + 1] = (size_t)end * sizeof *column;
+        Span own = ppo_rank_units(ppo, rank);
+        for (int64_t i = own.from; i < own.to; i++) {
+            Span rows = ppo_unit_responses(ppo, ppo->order[i]);
+            if (rank == comm_rank(comm))
+                memcpy(at, column + rows.from, (size_t)(rows.to - rows.from) * sizeof *at);
+            at += rows.to - rows.from;
+        }
+        offsets[rank + 1] = (size_t)(at - shared) * sizeof *at;
     }
-    comm_allgather_parts(comm, column, offsets);
+    comm_allgather_parts(comm, shared, offsets);
+    at = shared;
+    for (int64_t i = 0; i < ppo->minibatch_units; i++) {
+        Span rows = ppo_unit_responses(ppo, ppo->order[i]);
+        memcpy(column + rows.from, at, (size_t)(rows.to - rows.from) * sizeof *at);
+        at += rows.to - rows.from;
+    }
+    memory_return(&shared);
     memory_return(&offsets);
 }
 
@@ -102,16 +82,36 @@ static Status ppo_check_finite(const Ppo *ppo, const char *what, const float *va
     return status_ok();
 }
 
-Status ppo_evaluate(Ppo *ppo)
+/* The units of one minibatch of the first epoch, each by the rank that will update with it. */
+static Status ppo_evaluate_minibatch(Ppo *ppo, int64_t index)
 {
     Stage *stage = &ppo->stage;
     double stats[MOMENTS];
-    TRY(units_evaluate(stage->comm, &stage->exec, &ppo->actor, stage->run.lanes, ppo->plan.units, ppo_evaluate_unit,
-                       ppo, MOMENTS, stats));
-    ppo->entropy = stats[MOMENT_SUM] / (double)ppo->rollout.responses;
+    ppo_choose(ppo, index);
+    if (ppo->minibatch_tokens == 0)
+        return status_ok();
+    ppo->keeping = ppo->merges && index == 0;
+    if (ppo->keeping) {
+        ppo->pass_mark = arena_mark(stage->exec.step);
+        ppo->kept = true;
+    }
+    Status status = units_evaluate(stage->comm, &stage->exec, &ppo->actor, stage->run.lanes, ppo->minibatch_units,
+                                   ppo_evaluate_unit, ppo, MOMENTS, stats);
+    ppo->keeping = false;
+    TRY(status);
+    ppo->entropy += stats[MOMENT_SUM] / (double)ppo->rollout.responses;
     ppo_share(ppo, ppo->rollout.old_logprob);
     ppo_share(ppo, ppo->rollout.reference_logprob);
     ppo_share(ppo, ppo->rollout.value);
+    return status_ok();
+}
+
+Status ppo_evaluate(Ppo *ppo)
+{
+    ppo_forget_passes(ppo);
+    ppo->entropy = 0;
+    for (int64_t minibatch = 0; minibatch < ppo->config.minibatches; minibatch++)
+        TRY(ppo_evaluate_minibatch(ppo, minibatch));
     TRY(ppo_check_finite(ppo, "the policy's log-prob", ppo->rollout.old_logprob));
     TRY(ppo_check_finite(ppo, "the reference's log-prob", ppo->rollout.reference_logprob));
     return ppo_check_finite(ppo, "the value", ppo->rollout.value);

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "core/base/memory.h"
-#include "core/base/rng.h"
 #include "stages/ppo.h"
 
 /* Numbers of the unit's rows, from the rollout's column. */
@@ -23,7 +22,7 @@ static Status ppo_actor_unit(void *context, int64_t index, Exec *exec, Tensor st
     if (ppo->unit.rows == 0)
         return status_ok();
     unit_batch_upload(&ppo->unit, exec);
-    Tensor hidden = model_hidden(&ppo->actor, exec, &ppo->unit.batch, ppo->unit.wanted, NULL);
+    Tensor hidden = ppo_hidden(ppo, PPO_ACTOR, index, exec);
     VocabularyHead head = model_vocabulary_head(&ppo->actor, (float)ppo->config.temperature);
     PolicyTerms terms = {
         .old_logprob = ppo_column(ppo, unit, exec, ppo->rollout.old_logprob),
@@ -46,7 +45,7 @@ static Status ppo_critic_unit(void *context, int64_t index, Exec *exec, Tensor s
     if (ppo->unit.rows == 0)
         return status_ok();
     unit_batch_upload(&ppo->unit, exec);
-    Tensor hidden = model_hidden(&ppo->critic, exec, &ppo->unit.batch, ppo->unit.wanted, NULL);
+    Tensor hidden = ppo_hidden(ppo, PPO_CRITIC, index, exec);
     Tensor value = model_score(&ppo->critic, exec, hidden);
     value_loss(exec, value, ppo_column(ppo, unit, exec, ppo->rollout.value),
                ppo_column(ppo, unit, exec, ppo->rollout.returns), ppo->unit.weights, (float)ppo->config.value_clip,
@@ -72,24 +71,6 @@ static Status ppo_check_first_ratio(Ppo *ppo, const StepReport *report)
                         "updated is not the one that was "
                         "evaluated",
                         (long long)ppo->stage.step_index + 1, off, ppo->minibatch_tokens);
-}
-
-/* The units of minibatch `index` of the iteration: a run of the epoch's permutation of all units. */
-static void ppo_choose(Ppo *ppo, int64_t index)
-{
-    int64_t epoch = index / ppo->config.minibatches, minibatch = index % ppo->config.minibatches;
-    RngStream stream =
-        rng_stream((uint64_t)ppo->stage.run.seed, RNG_UPDATE, (uint64_t)ppo->stage.step_index, (uint64_t)epoch);
-    Span span = shard_span(ppo->plan.units, ppo->config.minibatches, minibatch);
-    ppo->minibatch_units = span.to - span.from;
-    while (ppo->plan.units > ppo->order_capacity)
-        memory_reserve(&ppo->order, ppo->order_capacity, &ppo->order_capacity);
-    ppo->minibatch_tokens = 0;
-    for (int64_t i = 0; i < ppo->minibatch_units; i++) {
-        ppo->order[i] = (int64_t)rng_permute(stream, (uint64_t)ppo->plan.units, (uint64_t)(span.from + i));
-        Span rows = ppo_unit_responses(ppo, ppo->order[i]);
-        ppo->minibatch_tokens += (double)(rows.to - rows.from);
-    }
 }
 
 /* Both models' steps are asked for before the host waits for either: one wait a minibatch. `critic_only`: the critic's warm-up. */
@@ -131,7 +112,9 @@ static Status ppo_minibatch(Ppo *ppo, int64_t index)
     if (ppo->minibatch_tokens == 0)
         return status_ok();
     bool critic_only = ppo->stage.step_index < ppo->config.critic_warmup;
-    TRY(ppo_steps(ppo, critic_only, &actor, &critic));
+    Status status = ppo_steps(ppo, critic_only, &actor, &critic);
+    ppo_forget_passes(ppo);
+    TRY(status);
     if (!critic_only) {
         if (index == 0)
             TRY(ppo_check_first_ratio(ppo, &actor));

@@ -185,6 +185,12 @@ const ConfigKey ppo_keys[] = {
     CONFIG_KEY_INT(PpoConfig, epochs, "4", 1, 1000, "Passes over one iteration's responses."),
     CONFIG_KEY_INT(PpoConfig, minibatches, "1", 1, 100000, "Optimizer steps per epoch, of whole units."),
     CONFIG_KEY_INT(PpoConfig, unit_tokens, "4096", 1, 16777216, UNIT_HELP),
+    CONFIG_KEY_BOOL(PpoConfig, merge_first_pass, "false",
+                    "Keep the forward passes of policy and critic that old log-probs and values come from, and let the "
+                    "first minibatch's steps go on from them: two passes less, for the activations of that whole "
+                    "minibatch. The same bits; but ratios before the first step are then 1 by construction, where two "
+                    "passes prove it.",
+                    .operational = true),
     CONFIG_KEY_INT(PpoConfig, critic_warmup, "0", 0, 1000000, "First iterations in which only the critic learns."),
     CONFIG_KEY_FLOAT(PpoConfig, clip_low, "0.2", 0, 1,
                      "Ratios below 1 - this gain nothing more (Schulman et al. 2017)."),

@@ -45,6 +45,7 @@ typedef struct PpoConfig {
     bool whiten_advantages, whiten_rewards;
     /* update */
     int64_t epochs, minibatches, unit_tokens, critic_warmup;
+    bool merge_first_pass;
     double clip_low, clip_high, value_clip, value_coefficient, entropy_coefficient, target_kl;
 } PpoConfig;
 extern const ConfigKey ppo_keys[];

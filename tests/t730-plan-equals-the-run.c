@@ -107,10 +107,18 @@ static Config *experiment(const char *output, bool fixed, int ranks, const char 
     return config;
 }
 
-/* Units of models as small as these go to threads. */
+/* Lanes of models as small as these go to threads; but then no passes are kept (ppo.merge_first_pass). */
+static bool keeps_passes;
+
 static int threads_of_rank(void)
 {
     return comm_size(world_comm) == 1 ? 2 : 1;
+}
+
+static void strands_off(Device *device)
+{
+    if (keeps_passes)
+        device->strands = 0;
 }
 
 /* --- Claims ------------------------------------------------------------------------------------------------------- */
@@ -120,6 +128,7 @@ static void run(const Config *config, StageMemory memory[STAGES])
     for (int i = 0; i < STAGES; i++) {
         Device device;
         assert_ok(device_open_cpu(&device, threads_of_rank(), NULL));
+        strands_off(&device);
         assert_ok(stage_rows[i].run(world_comm, &device, config, &memory[i]));
         device_close(&device);
     }
@@ -128,14 +137,17 @@ static void run(const Config *config, StageMemory memory[STAGES])
 static Status dry_device(void *context, Device *device)
 {
     (void)context;
-    return device_open_cpu_dry(device, threads_of_rank(), NULL);
+    TRY(device_open_cpu_dry(device, threads_of_rank(), NULL));
+    strands_off(device);
+    return status_ok();
 }
 
 /* The plan as rank 0 makes it, the run as the hungriest rank of each entry lived it. */
 static void plan_and_run(bool fixed, StageMemory planned[STAGES], StageMemory lived[STAGES])
 {
-    const char *plan_output = support_path("plan-%d", fixed), *output = support_path("run-%d", fixed);
-    Config *config = experiment(plan_output, fixed, comm_size(world_comm), NULL);
+    const char *kept = keeps_passes ? "-kept" : "", *override = keeps_passes ? "ppo.merge_first_pass=true" : NULL;
+    const char *plan_output = support_path("plan-%d%s", fixed, kept), *output = support_path("run-%d%s", fixed, kept);
+    Config *config = experiment(plan_output, fixed, comm_size(world_comm), override);
     bool there[STAGES];
     if (comm_rank(world_comm) == 0) {
         assert_ok(stages_plan(config, dry_device, NULL, planned, there));
@@ -143,7 +155,7 @@ static void plan_and_run(bool fixed, StageMemory planned[STAGES], StageMemory li
     }
     config_close(&config);
     comm_barrier(world_comm);
-    config = experiment(output, fixed, comm_size(world_comm), NULL);
+    config = experiment(output, fixed, comm_size(world_comm), override);
     run(config, lived);
     config_close(&config);
     StageMemory *all = memory_new((size_t)comm_size(world_comm), sizeof *all);
@@ -209,6 +221,29 @@ static void test_ragged_lengths_are_bounded(void **state)
             if (phase_bytes(&planned[i], lived[i].phase[p].name) < lived[i].phase[p].bytes)
                 fail_msg("%s %s: %zu planned, %zu lived", stage_rows[i].name, lived[i].phase[p].name,
                          phase_bytes(&planned[i], lived[i].phase[p].name), lived[i].phase[p].bytes);
+}
+
+/* The same two claims where PPO keeps passes between its phases, which shows in them. */
+static void test_kept_passes_are_foretold(void **state)
+{
+    StageMemory usual[STAGES], keeping[STAGES];
+    bool there[STAGES];
+    for (int kept = 0; kept < 2; kept++) {
+        keeps_passes = kept;
+        Config *config = experiment(support_path("plan-1-kept"), true, comm_size(world_comm),
+                                    kept ? "ppo.merge_first_pass=true" : NULL);
+        if (comm_rank(world_comm) == 0)
+            assert_ok(stages_plan(config, dry_device, NULL, kept ? keeping : usual, there));
+        config_close(&config);
+    }
+    if (comm_rank(world_comm) == 0) {
+        assert_true(phase_bytes(&keeping[2], "update") > phase_bytes(&usual[2], "update"));
+        assert_true(phase_bytes(&keeping[2], "advantage") > phase_bytes(&usual[2], "advantage"));
+        assert_int_equal(phase_bytes(&keeping[2], "rollout"), phase_bytes(&usual[2], "rollout"));
+    }
+    test_fixed_lengths_are_foretold(state);
+    test_ragged_lengths_are_bounded(state);
+    keeps_passes = false;
 }
 
 static void test_nothing_is_left_but_data(void **state)
@@ -323,6 +358,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fixed_lengths_are_foretold),
         cmocka_unit_test(test_ragged_lengths_are_bounded),
+        cmocka_unit_test(test_kept_passes_are_foretold),
         cmocka_unit_test(test_nothing_is_left_but_data),
         cmocka_unit_test(test_a_finished_run_is_planned_anew),
         cmocka_unit_test(test_plans_differ_where_experiments_do),

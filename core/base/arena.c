@@ -155,8 +155,20 @@ size_t arena_mark(const Arena *arena)
     return arena->used;
 }
 
+void arena_hold(Arena *arena)
+{
+    arena->held = arena->used;
+}
+
+void arena_let_go(Arena *arena)
+{
+    arena->held = 0;
+}
+
 void arena_rewind(Arena *arena, size_t mark)
 {
+    if (mark < arena->held)
+        mark = arena->held;
     REQUIRE(mark <= arena->used, "arena %s: rewind to %zu, but only %zu used", arena->name, mark, arena->used);
 #ifdef TERCET_CHECKED
     check_redzones(arena, mark);

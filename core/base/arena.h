@@ -37,6 +37,7 @@ typedef struct Arena {
     ArenaMemory memory;
     char *base;
     size_t reserved, committed, used, high_water; /* bytes */
+    size_t held;                                  /* no rewind goes below */
 } Arena;
 
 /* Ordinary host memory. */
@@ -53,6 +54,9 @@ void *arena_alloc(Arena *arena, size_t bytes) __attribute__((returns_nonnull));
 size_t arena_mark(const Arena *arena);
 /* Drop everything allocated since `mark`. */
 void arena_rewind(Arena *arena, size_t mark);
+/* What stands now outlives rewinds to earlier marks, until arena_let_go(); whoever lets go rewinds. */
+void arena_hold(Arena *arena);
+void arena_let_go(Arena *arena);
 /* The most that stands at one time above what stands now, until arena_peak_end(), which says it in bytes and takes what arena_peak_begin() gave. */
 size_t arena_peak_begin(Arena *arena);
 size_t arena_peak_end(Arena *arena, size_t before);

@@ -1,6 +1,8 @@
 /* tape.c -- entries, nodes and gradient buffers; what each op does backward stands beside its front door. */
 #include "core/tensor/tape_record.h"
 
+#include <string.h>
+
 #include "core/base/memory.h"
 
 typedef struct Node {
@@ -216,6 +218,36 @@ void tape_seed(Exec *exec, Tensor x, Tensor gradient)
 void tape_watch(Tape *tape, TapeWatch watch)
 {
     tape->watch = watch;
+}
+
+static void redirect(Parameter *parameter, Tensor from, Tensor to)
+{
+    if (!tensor_present(parameter->grad))
+        return;
+    size_t offset = (size_t)((char *)parameter->grad.data - (char *)from.data);
+    REQUIRE(offset + tensor_bytes(parameter->grad) <= tensor_bytes(from), "a gradient was not to go there");
+    parameter->grad.data = (char *)to.data + offset;
+}
+
+void tape_take(Tape *tape, Tape *kept, Tensor from, Tensor to)
+{
+    REQUIRE(tape->entries == 0 && tape->nodes == 1, "a tape with something recorded cannot take another's place");
+    REQUIRE(tensor_bytes(from) == tensor_bytes(to), "gradients of %zu bytes go to %zu", tensor_bytes(from),
+            tensor_bytes(to));
+    REQUIRE(kept->buffers == 1, "a tape is taken after it has begun to go backward");
+    while (tape->entry_capacity < kept->entries)
+        memory_reserve(&tape->entry, tape->entry_capacity, &tape->entry_capacity);
+    while (tape->node_capacity < kept->nodes)
+        memory_reserve(&tape->node, tape->node_capacity, &tape->node_capacity);
+    memcpy(tape->entry, kept->entry, (size_t)kept->entries * sizeof *tape->entry);
+    memcpy(tape->node, kept->node, (size_t)kept->nodes * sizeof *tape->node);
+    tape->entries = kept->entries;
+    tape->nodes = kept->nodes;
+    tape_reset(kept);
+    for (int i = 0; i < tape->entries; i++) {
+        redirect(&tape->entry[i].weight, from, to);
+        redirect(&tape->entry[i].bias, from, to);
+    }
 }
 
 static uintptr_t gradient_end(Parameter parameter)

@@ -116,9 +116,9 @@ def score(shape, tokens, pairs):
     return forward(shape, tokens, pairs, 0)
 
 
-def ppo_iteration(shape, batch, prompt, new, epochs):
+def ppo_iteration(shape, batch, prompt, new, epochs, merged=False):
     """Sampling, the reward model on whole texts, policy and reference with the LM head on response rows, the critic, then `epochs` training steps of
-    policy and critic each."""
+    policy and critic each. merged: the first two of these go on from the policy's and the critic's passes before."""
     s = SHAPES[shape]
     tokens, pairs, rows = batch * (prompt + new), batch * causal_pairs([prompt + new]), batch * new
     pieces = prefill(shape, batch, prompt) + decode(shape, batch, prompt, new - 1)
@@ -126,6 +126,8 @@ def ppo_iteration(shape, batch, prompt, new, epochs):
         pieces += forward(shape, tokens, pairs, head_rows)
     for head_rows in (rows, 0):
         pieces += epochs * training_step(shape, tokens, pairs, head_rows=head_rows)
+    if merged:
+        pieces += forward(shape, tokens, pairs, 0, passes=-2)
     return pieces
 
 

@@ -15,7 +15,7 @@ def ppo_row(name, shape, what, words, ratio, memory, settings=()):
         peer=["{python}", "{here}/peer_trl.py", f"shape={shape}", *words, "threads={threads}"],
         against="TRL",
         limit=lambda machine, ours: limits.seconds(
-            limits.ppo_iteration(shape, number["batch"], number["prompt"], number["new"], 4), machine),
+            limits.ppo_iteration(shape, number["batch"], number["prompt"], number["new"], 4, merged="merge=1" in settings), machine),
         ratio=ratio,
         memory=memory,
     )
@@ -91,7 +91,8 @@ def growth_rows():
 def rows():
     stage = ["rm", "{source}/configs/stories-sentiment.yaml", "rm.model={data}/models/stories260K-hf", "ranks=1", "threads={threads}",
              "output={{out}}"]
-    yield ppo_row("124m", "gpt2-124m", "8 x (32 + 32)", ["batch=8", "prompt=32", "new=32"], ratio=2.3, memory=0.72)
+    yield ppo_row("124m", "gpt2-124m", "8 x (32 + 32)", ["batch=8", "prompt=32", "new=32"], ratio=2.3, memory=0.72,
+                  settings=["merge=1"])
     yield ppo_row("260k", "260k", "64 x (16 + 64)", ["batch=64", "prompt=16", "new=64"], ratio=6, memory=0.13,
                   settings=["lanes=8", "repeat=5"])
     yield Row("stage-rm", "whole reward-model stage of stories-sentiment", program(*stage), ["{python}", "{here}/peer_stage.py", "threads={threads}"],

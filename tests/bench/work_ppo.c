@@ -85,6 +85,7 @@ static Status config_write(Bench *bench, PpoWork *own, int64_t batch)
     text_printf(&word[count++], "ppo.unit_tokens=%lld", (long long)bench_int(bench, "unit_tokens", 4096));
     text_printf(&word[count++], "ppo.epochs=%lld", (long long)bench_int(bench, "epochs", 4));
     text_printf(&word[count++], "ppo.minibatches=%lld", (long long)bench_int(bench, "minibatches", 1));
+    text_printf(&word[count++], "ppo.merge_first_pass=%s", bench_int(bench, "merge", 0) ? "true" : "false");
     const char *words[WORDS_MAX];
     for (int i = 0; i < count; i++)
         words[i] = text_string(&word[i]);

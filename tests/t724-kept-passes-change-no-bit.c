@@ -1,0 +1,172 @@
+//TEST ranks=1,2,4 timeout=120
+/* t724 -- ppo.merge_first_pass: the steps of the first minibatch go on from the passes that old log-probs and values came from. All that policy and critic have learned
+ * is then what it would be without, to the last bit: on any ranks, with several units for a lane and several minibatches, after a critic's warm-up, and where what was kept is lost
+ * between the phases, as in a resume. And the passes are not made. */
+#include <mpi.h>
+#include <string.h>
+
+#include "core/base/memory.h"
+#include "core/data/tokenizer_train.h"
+#include "core/store/huggingface.h"
+#include "kernels/cpu/device_cpu.h"
+#include "stages/ppo.h"
+#include "tests/support/support.h"
+
+enum { BATCH = 16, ITERATIONS = 3, EPOCHS = 2 };
+
+static Comm *world_comm;
+static ConfigSchema schema;
+
+static void write_inputs(void)
+{
+    TokenizerTrainer *trainer = tokenizer_trainer_new();
+    const char *special[] = {"<end>"};
+    TokenizerTrainConfig config = {
+        .vocab_size = 257, .frequency_min = 1000, .special = special, .special_count = 1, .eos = "<end>"};
+    Text json = {0}, prompts = {0};
+    assert_ok(tokenizer_train(trainer, &config, &json));
+    Tokenizer *tokenizer = NULL;
+    assert_ok(tokenizer_from_bytes(&tokenizer, "test", text_string(&json), json.size));
+    for (int i = 0; i < 2 * BATCH; i++)
+        text_printf(&prompts, "{\"prompt\": \"number %d%.*s\"}\n", i * 977, i % 8, "abcdefgh");
+    assert_ok(text_write_file(support_path("prompts.jsonl"), prompts.bytes, prompts.size));
+    ModelConfig shape_config = {.arch = "llama",
+                                .layers = 2,
+                                .width = 32,
+                                .heads = 4,
+                                .kv_heads = 2,
+                                .ffn = CONFIG_AUTO,
+                                .positions_max = 64,
+                                .norm_epsilon = 1e-5,
+                                .rope_base = 1e4,
+                                .tied = true};
+    ModelShape shape;
+    Device device;
+    Model model = {0};
+    assert_ok(device_open_cpu(&device, 1, NULL));
+    assert_ok(model_shape_from_config(&shape_config, 257, &shape));
+    assert_ok(model_open(&model, &device, &shape, HEAD_LM));
+    params_initialise(&device, &model.params, 5);
+    assert_ok(huggingface_export(support_path("policy"), &model, tokenizer));
+    model_close(&model);
+    device_close(&device);
+    text_free(&prompts);
+    text_free(&json);
+    tokenizer_close(&tokenizer);
+    tokenizer_trainer_free(&trainer);
+}
+
+static Config *experiment(const char *name, int minibatches, int warmup, bool merge)
+{
+    Text yaml = {0};
+    text_printf(&yaml,
+                "output: %s\nlanes: 4\n"
+                "ppo:\n  policy: %s\n  prompts: [{path: %s}]\n  rewards: [{kind: length}]\n"
+                "  batch: %d\n  unit_prompts: 4\n  max_new: 10\n  unit_tokens: 48\n  epochs: %d\n  minibatches: %d\n"
+                "  critic_warmup: %d\n  merge_first_pass: %s\n",
+                support_path("%s", name), support_path("policy"), support_path("prompts.jsonl"), BATCH, EPOCHS,
+                minibatches, warmup, merge ? "true" : "false");
+    Config *config = NULL;
+    assert_ok(
+        config_open((ConfigSource){.path = "test.yaml", .text = yaml.bytes, .text_size = yaml.size}, &schema, &config));
+    text_free(&yaml);
+    return config;
+}
+
+/* What policy and critic are in the end, and the products that the rank was asked for. */
+typedef struct Outcome {
+    float *actor, *critic;
+    int64_t count;
+    double flops;
+} Outcome;
+
+static Outcome outcome_of(const char *name, int minibatches, int warmup, bool merge, bool lose)
+{
+    Config *config = experiment(name, minibatches, warmup, merge);
+    Device device;
+    bool complete;
+    assert_ok(device_open_cpu(&device, 1, NULL));
+    device.strands = 0; /* or models of this size would keep nothing */
+    Ppo *ppo = memory_new(1, sizeof *ppo);
+    assert_ok(ppo_open(ppo, world_comm, &device, config, &complete));
+    assert_ok(ppo_resume(ppo));
+    device_counters_reset(&device);
+    for (int iteration = 0; iteration < ITERATIONS; iteration++) {
+        if (lose) {
+            assert_ok(ppo_experience(ppo));
+            assert_int_equal(ppo->kept, merge);
+            ppo_forget_passes(ppo);
+            ppo->phase = PPO_UPDATE;
+        }
+        assert_ok(ppo_iterate(ppo));
+        assert_false(ppo->kept);
+        assert_int_equal(ppo->stage.step_arena.used, 0);
+    }
+    Outcome outcome = {.count = ppo->actor.params.count, .flops = device.counter[OP_gemm].flops};
+    size_t bytes = (size_t)outcome.count * sizeof(float), critic_bytes = tensor_bytes(ppo->critic.params.value);
+    outcome.actor = memory_new(1, bytes);
+    outcome.critic = memory_new(1, critic_bytes);
+    tensor_read(&device, ppo->actor.params.value, outcome.actor);
+    tensor_read(&device, ppo->critic.params.value, outcome.critic);
+    ppo_close(ppo, NULL);
+    memory_free(&ppo);
+    device_close(&device);
+    config_close(&config);
+    return outcome;
+}
+
+static void outcome_free(Outcome *outcome)
+{
+    memory_free(&outcome->actor);
+    memory_free(&outcome->critic);
+}
+
+static void assert_same(const Outcome *a, const Outcome *b)
+{
+    assert_memory_equal(a->actor, b->actor, (size_t)a->count * sizeof(float));
+    assert_memory_equal(a->critic, b->critic, (size_t)a->count * sizeof(float));
+}
+
+/* Passes of an iteration: three of evaluation, which include the reference's, and three for each of two learners, epoch and minibatch. */
+static void check(int minibatches, int warmup)
+{
+    Outcome twice = outcome_of(support_path("twice-%d-%d", minibatches, warmup), minibatches, warmup, false, false);
+    Outcome kept = outcome_of(support_path("kept-%d-%d", minibatches, warmup), minibatches, warmup, true, false);
+    Outcome lost = outcome_of(support_path("lost-%d-%d", minibatches, warmup), minibatches, warmup, true, true);
+    assert_same(&twice, &kept);
+    assert_same(&twice, &lost);
+    double saved = (twice.flops - kept.flops) / twice.flops;
+    print_message("%d minibatches, warm-up %d: %.1f %% of products are saved\n", minibatches, warmup, 100 * saved);
+    assert_true(saved > 0.05 / minibatches && saved < 0.15);
+    assert_close(lost.flops, twice.flops, 1e-12, 0);
+    outcome_free(&twice);
+    outcome_free(&kept);
+    outcome_free(&lost);
+}
+
+static void test_bits_are_those_of_two_passes(void **state)
+{
+    (void)state;
+    check(1, 0);
+    check(2, 0);
+    check(1, 1);
+}
+
+int main(int argc, char **argv)
+{
+    MPI_Init(&argc, &argv);
+    MPI_Comm handle = MPI_COMM_WORLD;
+    if (status_failed(comm_open_mpi(&handle, &world_comm)))
+        return 1;
+    status_set_rank(comm_rank(world_comm));
+    stages_schema(&schema);
+    if (comm_rank(world_comm) == 0)
+        write_inputs();
+    comm_barrier(world_comm);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bits_are_those_of_two_passes)};
+    int failures = cmocka_run_group_tests(tests, NULL, NULL);
+    config_schema_free(&schema);
+    comm_close(world_comm);
+    MPI_Finalize();
+    return failures != 0;
+}
