@@ -2,7 +2,7 @@
  *
  * An iteration: sample responses with the policy; score them; take log-probs of policy and reference and the critic's values on the very
  * units that the update will use; shape rewards with the KL penalty; estimate advantages; and take several epochs of clipped
- * steps. Before the first step every ratio is 1 to the last bit, or something is broken and the run says so. */
+ * steps. Before the first step every ratio is 1 to the last bit, or something is broken and the run says so (but see ppo.merge_first_pass). */
 #include "stages/ppo.h"
 
 #include <dirent.h>
@@ -281,6 +281,8 @@ static Status ppo_prepare(Ppo *ppo)
 {
     Stage *stage = &ppo->stage;
     const PpoConfig *config = &ppo->config;
+    if (config->minibatches > config->batch)
+        return config_error(stage->config, "ppo.minibatches", "must be at most batch (%lld)", (long long)config->batch);
     if (config->batch % config->samples_per_prompt != 0)
         return config_error(stage->config, "ppo.samples_per_prompt", "must divide batch (%lld)",
                             (long long)config->batch);
@@ -437,8 +439,9 @@ Status ppo_open(Ppo *ppo, Comm *comm, Device *device, const Config *config, bool
     ppo->merges = ppo->config.merge_first_pass && !walk_by_strands(&ppo->actor, stage->run.lanes) &&
                   !walk_by_strands(&ppo->critic, stage->run.lanes);
     if (!ppo->merges && ppo->config.merge_first_pass && comm_rank(comm) == 0 && !stage->dry)
-        log_warn("ppo.merge_first_pass: passes of models this small, whose lanes go to threads, are not kept: making "
-                 "them again costs no more");
+        log_warn(
+            "ppo.merge_first_pass: nothing is kept, since lanes of policy or critic go to threads; passes of models "
+            "that small cost no more than keeping them");
     ppo->kl_coefficient = ppo->config.kl_coefficient;
     ppo_state(ppo);
     return status_ok();

@@ -34,8 +34,11 @@ typedef enum PpoLearner { PPO_ACTOR, PPO_CRITIC, PPO_LEARNERS } PpoLearner;
 /* A unit's forward passes that wait for their backward ones. */
 typedef struct PpoPass {
     Tape *tape[PPO_LEARNERS];
-    Tensor hidden[PPO_LEARNERS];
+    Tensor hidden[PPO_LEARNERS]; /* (rows, width) */
 } PpoPass;
+
+/* Evaluation makes them, the first steps after it take them. */
+typedef enum PpoPasses { PASSES_NONE, PASSES_BEING_MADE, PASSES_KEPT } PpoPasses;
 
 typedef struct Ppo {
     Stage stage;
@@ -63,18 +66,19 @@ typedef struct Ppo {
     double entropy;         /* mean of the policy's entropy over the rollout's tokens, before the update */
     /* Scratch of units, grown once. */
     UnitBatch unit;
-    int64_t *order; /* units of the minibatch at hand: ppo_choose */
+    int64_t *order; /* units at hand, of a minibatch or of evaluation: ppo_choose */
     int64_t order_capacity;
-    Rollout own; /* what this rank sampled of the rollout */
-    Text words;  /* of the unit that is being judged */
-    int64_t minibatch_units;
-    double minibatch_tokens;
-    /* With merge_first_pass: passes of this rank's units of the iteration's first minibatch, from evaluation to the first steps. */
+    int64_t chosen;       /* so many */
+    double chosen_tokens; /* response tokens of all of them */
+    Rollout own;          /* what this rank sampled of the rollout */
+    Text words;           /* of the unit that is being judged */
+    /* Kept passes of this rank's units of the iteration's first minibatch. */
+    bool merges; /* merge_first_pass, and models large enough for it */
+    PpoPasses passes;
     PpoPass *pass;
-    int64_t passes; /* made so far, for this iteration or another */
+    int64_t pass_slots; /* with tapes opened; used anew in each iteration */
     int64_t pass_capacity;
-    bool merges, keeping, kept; /* at all; evaluation keeps what it makes; there is something kept */
-    size_t pass_mark;           /* of the step arena, below them */
+    size_t pass_mark; /* of the step arena, below them */
 } Ppo;
 
 /* Read the section, open models, data, rewards and trainers. *complete: final.h5 is there already, and nothing was opened. [collective] */
@@ -109,13 +113,16 @@ void ppo_plan_units(Ppo *ppo);
 void ppo_unit(Ppo *ppo, int64_t unit, float weight);
 /* First and one past the last response token of a unit. */
 Span ppo_unit_responses(const Ppo *ppo, int64_t unit);
-/* Minibatch `index` of the iteration: a run of its epoch's permutation of all units. Fills order, minibatch_units and minibatch_tokens. */
-void ppo_choose(Ppo *ppo, int64_t index);
-/* Of the minibatch at hand, those of a rank: a run of `order`. */
+/* Takes units [from, to) of the permutation of `epoch` to be worked on: fills order, chosen and chosen_tokens. */
+void ppo_choose(Ppo *ppo, int64_t epoch, Span units);
+/* Which of these are a rank's: a run of `order`. */
 Span ppo_rank_units(const Ppo *ppo, int rank);
-/* The final hidden states of the rows of unit order[index], which ppo->unit holds on the device. Evaluation keeps them, with what a backward pass needs, while
- * ppo->keeping; a step (exec->tape) goes on from what is kept. */
+/* Does the policy learn in this iteration, or only the critic? */
+bool ppo_actor_learns(const Ppo *ppo);
+/* Final hidden states of the rows of unit order[index], which must be in ppo->unit and uploaded. A step (exec->tape) takes the kept pass where there is one, and makes it
+ * where there is none. Evaluation makes it, and while it is to be kept records it, if that model learns in this iteration. */
 Tensor ppo_hidden(Ppo *ppo, PpoLearner learner, int64_t index, Exec *exec);
+/* Drops what is kept, and gives its memory back to the step arena. */
 void ppo_forget_passes(Ppo *ppo);
 void ppo_passes_free(Ppo *ppo);
 

@@ -10,7 +10,7 @@
 
 /* --- Log-probs and values --- */
 
-/* One unit through actor, reference and critic, without gradients; what they say goes into the rollout. */
+/* One unit through actor, reference and critic; what they say goes into the rollout. */
 static Status ppo_evaluate_unit(void *context, int64_t index, Exec *exec, Tensor stats)
 {
     Ppo *ppo = context;
@@ -45,13 +45,13 @@ static Status ppo_evaluate_unit(void *context, int64_t index, Exec *exec, Tensor
     return status_ok();
 }
 
-/* Every rank has what its own units of the minibatch at hand say of their response tokens; all get all. */
+/* Every rank has what its own of the chosen units say of their response tokens; all get all. */
 static void ppo_share(Ppo *ppo, float *column)
 {
     Comm *comm = ppo->stage.comm;
     int ranks = comm_size(comm);
     size_t *offsets = memory_borrow((size_t)ranks + 1, sizeof *offsets);
-    float *shared = memory_borrow((size_t)ppo->minibatch_tokens, sizeof *shared), *at = shared;
+    float *shared = memory_borrow((size_t)ppo->chosen_tokens, sizeof *shared), *at = shared;
     for (int rank = 0; rank < ranks; rank++) {
         Span own = ppo_rank_units(ppo, rank);
         for (int64_t i = own.from; i < own.to; i++) {
@@ -64,7 +64,7 @@ static void ppo_share(Ppo *ppo, float *column)
     }
     comm_allgather_parts(comm, shared, offsets);
     at = shared;
-    for (int64_t i = 0; i < ppo->minibatch_units; i++) {
+    for (int64_t i = 0; i < ppo->chosen; i++) {
         Span rows = ppo_unit_responses(ppo, ppo->order[i]);
         memcpy(column + rows.from, at, (size_t)(rows.to - rows.from) * sizeof *at);
         at += rows.to - rows.from;
@@ -82,24 +82,15 @@ static Status ppo_check_finite(const Ppo *ppo, const char *what, const float *va
     return status_ok();
 }
 
-/* The units of one minibatch of the first epoch, each by the rank that will update with it. */
-static Status ppo_evaluate_minibatch(Ppo *ppo, int64_t index)
+/* A run of units in the order of the first epoch, each by the rank that would update with it if the run were a minibatch. */
+static Status ppo_evaluate_units(Ppo *ppo, Span units, double stats[MOMENTS])
 {
     Stage *stage = &ppo->stage;
-    double stats[MOMENTS];
-    ppo_choose(ppo, index);
-    if (ppo->minibatch_tokens == 0)
+    ppo_choose(ppo, 0, units);
+    if (ppo->chosen_tokens == 0)
         return status_ok();
-    ppo->keeping = ppo->merges && index == 0;
-    if (ppo->keeping) {
-        ppo->pass_mark = arena_mark(stage->exec.step);
-        ppo->kept = true;
-    }
-    Status status = units_evaluate(stage->comm, &stage->exec, &ppo->actor, stage->run.lanes, ppo->minibatch_units,
-                                   ppo_evaluate_unit, ppo, MOMENTS, stats);
-    ppo->keeping = false;
-    TRY(status);
-    ppo->entropy += stats[MOMENT_SUM] / (double)ppo->rollout.responses;
+    TRY(units_evaluate(stage->comm, &stage->exec, &ppo->actor, stage->run.lanes, ppo->chosen, ppo_evaluate_unit, ppo,
+                       MOMENTS, stats));
     ppo_share(ppo, ppo->rollout.old_logprob);
     ppo_share(ppo, ppo->rollout.reference_logprob);
     ppo_share(ppo, ppo->rollout.value);
@@ -108,10 +99,17 @@ static Status ppo_evaluate_minibatch(Ppo *ppo, int64_t index)
 
 Status ppo_evaluate(Ppo *ppo)
 {
+    Span first = ppo->merges ? shard_span(ppo->plan.units, ppo->config.minibatches, 0) : (Span){0, 0};
+    double stats[MOMENTS] = {0};
     ppo_forget_passes(ppo);
-    ppo->entropy = 0;
-    for (int64_t minibatch = 0; minibatch < ppo->config.minibatches; minibatch++)
-        TRY(ppo_evaluate_minibatch(ppo, minibatch));
+    if (ppo->merges) {
+        ppo->pass_mark = arena_mark(ppo->stage.exec.step);
+        ppo->passes = PASSES_BEING_MADE;
+        TRY(ppo_evaluate_units(ppo, first, stats));
+        ppo->passes = PASSES_KEPT;
+    }
+    TRY(ppo_evaluate_units(ppo, (Span){first.to, ppo->plan.units}, stats));
+    ppo->entropy = stats[MOMENT_SUM] / (double)ppo->rollout.responses;
     TRY(ppo_check_finite(ppo, "the policy's log-prob", ppo->rollout.old_logprob));
     TRY(ppo_check_finite(ppo, "the reference's log-prob", ppo->rollout.reference_logprob));
     return ppo_check_finite(ppo, "the value", ppo->rollout.value);

@@ -1,7 +1,9 @@
-/* ppo_units.c -- units of the update: which sequences and which rows they hold, which of them a minibatch takes, and their hidden states.
+/* ppo_units.c -- units of the update: which sequences and which rows they hold, which of them are worked on together, and their hidden states.
  *
  * Policy and critic see the units of an iteration's first minibatch twice before anything has changed: for old log-probs and values, and in the first steps. With
  * ppo.merge_first_pass the first time is recorded and kept, and the second goes on from there. */
+#include <string.h>
+
 #include "core/base/memory.h"
 #include "core/base/rng.h"
 #include "stages/ppo.h"
@@ -38,26 +40,53 @@ Span ppo_unit_responses(const Ppo *ppo, int64_t unit)
     return (Span){start[ppo->plan.unit_start[unit]], start[ppo->plan.unit_start[unit + 1]]};
 }
 
-void ppo_choose(Ppo *ppo, int64_t index)
-{
-    int64_t epoch = index / ppo->config.minibatches, minibatch = index % ppo->config.minibatches;
-    RngStream stream =
-        rng_stream((uint64_t)ppo->stage.run.seed, RNG_UPDATE, (uint64_t)ppo->stage.step_index, (uint64_t)epoch);
-    Span span = shard_span(ppo->plan.units, ppo->config.minibatches, minibatch);
-    ppo->minibatch_units = span.to - span.from;
-    while (ppo->plan.units > ppo->order_capacity)
-        memory_reserve(&ppo->order, ppo->order_capacity, &ppo->order_capacity);
-    ppo->minibatch_tokens = 0;
-    for (int64_t i = 0; i < ppo->minibatch_units; i++) {
-        ppo->order[i] = (int64_t)rng_permute(stream, (uint64_t)ppo->plan.units, (uint64_t)(span.from + i));
-        Span rows = ppo_unit_responses(ppo, ppo->order[i]);
-        ppo->minibatch_tokens += (double)(rows.to - rows.from);
-    }
-}
-
 Span ppo_rank_units(const Ppo *ppo, int rank)
 {
-    return shard_rank_units(ppo->minibatch_units, ppo->stage.run.lanes, comm_size(ppo->stage.comm), rank);
+    return shard_rank_units(ppo->chosen, ppo->stage.run.lanes, comm_size(ppo->stage.comm), rank);
+}
+
+static int64_t ppo_unit_tokens(const Ppo *ppo, int64_t unit)
+{
+    Span rows = ppo_unit_responses(ppo, unit);
+    return rows.to - rows.from;
+}
+
+/* A plan is of the hungriest iteration: the largest units of all fall to this rank. */
+static void ppo_choose_largest(Ppo *ppo)
+{
+    Span own = ppo_rank_units(ppo, comm_rank(ppo->stage.comm));
+    bool *taken = memory_borrow((size_t)ppo->plan.units, sizeof *taken);
+    memset(taken, 0, (size_t)ppo->plan.units * sizeof *taken);
+    for (int64_t i = own.from; i < own.to; i++) {
+        int64_t largest = -1;
+        for (int64_t unit = 0; unit < ppo->plan.units; unit++)
+            if (!taken[unit] && (largest < 0 || ppo_unit_tokens(ppo, unit) > ppo_unit_tokens(ppo, largest)))
+                largest = unit;
+        taken[largest] = true;
+        ppo->order[i] = largest;
+    }
+    memory_return(&taken);
+}
+
+void ppo_choose(Ppo *ppo, int64_t epoch, Span units)
+{
+    RngStream stream =
+        rng_stream((uint64_t)ppo->stage.run.seed, RNG_UPDATE, (uint64_t)ppo->stage.step_index, (uint64_t)epoch);
+    while (ppo->plan.units > ppo->order_capacity)
+        memory_reserve(&ppo->order, ppo->order_capacity, &ppo->order_capacity);
+    ppo->chosen = units.to - units.from;
+    for (int64_t i = 0; i < ppo->chosen; i++)
+        ppo->order[i] = (int64_t)rng_permute(stream, (uint64_t)ppo->plan.units, (uint64_t)(units.from + i));
+    if (ppo->stage.dry)
+        ppo_choose_largest(ppo);
+    ppo->chosen_tokens = 0;
+    for (int64_t i = 0; i < ppo->chosen; i++)
+        ppo->chosen_tokens += (double)ppo_unit_tokens(ppo, ppo->order[i]);
+}
+
+bool ppo_actor_learns(const Ppo *ppo)
+{
+    return ppo->stage.step_index >= ppo->config.critic_warmup;
 }
 
 /* --- Hidden states, made or kept --- */
@@ -65,9 +94,9 @@ Span ppo_rank_units(const Ppo *ppo, int rank)
 static PpoPass *ppo_pass(Ppo *ppo, int64_t index)
 {
     const int64_t at = index - ppo_rank_units(ppo, comm_rank(ppo->stage.comm)).from;
-    for (; ppo->passes <= at; ppo->passes++) {
-        memory_reserve(&ppo->pass, ppo->passes, &ppo->pass_capacity);
-        ppo->pass[ppo->passes] = (PpoPass){.tape = {tape_open(), tape_open()}};
+    for (; ppo->pass_slots <= at; ppo->pass_slots++) {
+        memory_reserve(&ppo->pass, ppo->pass_slots, &ppo->pass_capacity);
+        ppo->pass[ppo->pass_slots] = (PpoPass){.tape = {tape_open(), tape_open()}};
     }
     return &ppo->pass[at];
 }
@@ -76,17 +105,17 @@ Tensor ppo_hidden(Ppo *ppo, PpoLearner learner, int64_t index, Exec *exec)
 {
     Model *model = learner == PPO_ACTOR ? &ppo->actor : &ppo->critic;
     Params *params = &model->params;
-    bool learns = learner == PPO_CRITIC || ppo->stage.step_index >= ppo->config.critic_warmup;
-    if (exec->tape && ppo->kept) {
+    bool learns = learner == PPO_CRITIC || ppo_actor_learns(ppo);
+    if (ppo->passes == PASSES_KEPT && exec->tape) {
         PpoPass *pass = ppo_pass(ppo, index);
-        tape_take(exec->tape, pass->tape[learner], params->value, params->grad);
+        tape_take(exec->tape, pass->tape[learner], params->grad);
         return pass->hidden[learner];
     }
-    if (!ppo->keeping || !learns)
+    if (ppo->passes != PASSES_BEING_MADE || !learns)
         return model_hidden(model, exec, &ppo->unit.batch, ppo->unit.wanted, NULL);
     PpoPass *pass = ppo_pass(ppo, index);
     exec->tape = pass->tape[learner];
-    params_set_grad(params, params->value); /* stands in for the buffer of the step to come */
+    params_set_grad(params, tape_gradients_later(params->count));
     pass->hidden[learner] = model_hidden(model, exec, &ppo->unit.batch, ppo->unit.wanted, NULL);
     params_set_grad(params, tensor_absent());
     exec->tape = NULL;
@@ -96,21 +125,20 @@ Tensor ppo_hidden(Ppo *ppo, PpoLearner learner, int64_t index, Exec *exec)
 
 void ppo_forget_passes(Ppo *ppo)
 {
-    for (int64_t i = 0; i < ppo->passes; i++)
+    if (ppo->passes == PASSES_NONE)
+        return;
+    for (int64_t i = 0; i < ppo->pass_slots; i++)
         for (int learner = 0; learner < PPO_LEARNERS; learner++)
             tape_reset(ppo->pass[i].tape[learner]);
-    if (ppo->kept) {
-        arena_let_go(ppo->stage.exec.step);
-        arena_rewind(ppo->stage.exec.step, ppo->pass_mark);
-    }
-    ppo->kept = false;
+    arena_let_go(ppo->stage.exec.step);
+    arena_rewind(ppo->stage.exec.step, ppo->pass_mark);
+    ppo->passes = PASSES_NONE;
 }
 
 void ppo_passes_free(Ppo *ppo)
 {
-    for (int64_t i = 0; i < ppo->passes; i++)
+    for (int64_t i = 0; i < ppo->pass_slots; i++)
         for (int learner = 0; learner < PPO_LEARNERS; learner++)
             tape_close(ppo->pass[i].tape[learner]);
     memory_free(&ppo->pass);
-    ppo->passes = ppo->pass_capacity = 0;
 }

@@ -1,7 +1,8 @@
 /* ppo_update.c -- several epochs of clipped steps on one rollout; it reads the rollout and nothing else of the experience.
  *
  * Epochs permute units, never the sequences between them, so a unit before the first step of an iteration computes exactly what the old log-probs
- * were computed from: every ratio must be 1 to the last bit. That is checked in every iteration, on every unit of the first minibatch. */
+ * were computed from: every ratio must be 1 to the last bit. That is checked in every iteration, on every unit of the first minibatch. (With
+ * ppo.merge_first_pass hidden states are the very same, and only what the head makes of them is compared.) */
 #include <string.h>
 
 #include "core/base/memory.h"
@@ -18,7 +19,7 @@ static Status ppo_actor_unit(void *context, int64_t index, Exec *exec, Tensor st
 {
     Ppo *ppo = context;
     int64_t unit = ppo->order[index];
-    ppo_unit(ppo, unit, (float)(1 / ppo->minibatch_tokens));
+    ppo_unit(ppo, unit, (float)(1 / ppo->chosen_tokens));
     if (ppo->unit.rows == 0)
         return status_ok();
     unit_batch_upload(&ppo->unit, exec);
@@ -41,7 +42,7 @@ static Status ppo_critic_unit(void *context, int64_t index, Exec *exec, Tensor s
 {
     Ppo *ppo = context;
     int64_t unit = ppo->order[index];
-    ppo_unit(ppo, unit, (float)(1 / ppo->minibatch_tokens));
+    ppo_unit(ppo, unit, (float)(1 / ppo->chosen_tokens));
     if (ppo->unit.rows == 0)
         return status_ok();
     unit_batch_upload(&ppo->unit, exec);
@@ -63,21 +64,21 @@ static Status ppo_check_first_ratio(Ppo *ppo, const StepReport *report)
     if (ppo->stranger) {
         log_warn(
             "%.0f of %.0f ratios of the first minibatch are not 1: this rollout's old log-probs were made elsewhere",
-            off, ppo->minibatch_tokens);
+            off, ppo->chosen_tokens);
         return status_ok();
     }
     return status_error(STATUS_NUMERIC,
                         "iteration %lld: %.0f of %.0f ratios before the first step are not 1: the policy that is "
                         "updated is not the one that was "
                         "evaluated",
-                        (long long)ppo->stage.step_index + 1, off, ppo->minibatch_tokens);
+                        (long long)ppo->stage.step_index + 1, off, ppo->chosen_tokens);
 }
 
 /* Both models' steps are asked for before the host waits for either: one wait a minibatch. `critic_only`: the critic's warm-up. */
 static Status ppo_steps(Ppo *ppo, bool critic_only, StepReport *actor, StepReport *critic)
 {
     Exec *exec = &ppo->stage.exec;
-    int64_t units = ppo->minibatch_units, first = 0;
+    int64_t units = ppo->chosen, first = 0;
     if (!critic_only)
         first = trainer_figures(&ppo->actor_trainer, units, POLICY_STATS);
     int64_t second = trainer_figures(&ppo->critic_trainer, units, VALUE_STATS);
@@ -107,11 +108,12 @@ static Status ppo_minibatch(Ppo *ppo, int64_t index)
 {
     PpoUpdateStats *update = &ppo->update;
     StepReport actor = {0}, critic = {0};
-    ppo_choose(ppo, index);
+    ppo_choose(ppo, index / ppo->config.minibatches,
+               shard_span(ppo->plan.units, ppo->config.minibatches, index % ppo->config.minibatches));
     update->minibatches++;
-    if (ppo->minibatch_tokens == 0)
+    if (ppo->chosen_tokens == 0)
         return status_ok();
-    bool critic_only = ppo->stage.step_index < ppo->config.critic_warmup;
+    bool critic_only = !ppo_actor_learns(ppo);
     Status status = ppo_steps(ppo, critic_only, &actor, &critic);
     ppo_forget_passes(ppo);
     TRY(status);

@@ -19,12 +19,13 @@ const ConfigKey run_keys[] = {
                    "for bit only "
                    "for a fixed count, so it is stored, and a resume compares it.",
                    .automatic = true, .operational = true),
-    CONFIG_KEY_INT(RunConfig, lanes, "8", 1, 4096,
-                   "A power of two that fixes how a step's gradients are summed, whoever computes them: any 2^k <= "
-                   "lanes ranks give the "
-                   "same bits. Costs 1 + log2(lanes / ranks) gradient buffers; 8 serves 1 to 8 ranks. "
-                   "On the CPU, lanes of a model of up to 16 MB go to threads, one each, if lanes is not 1: "
-                   "lanes / ranks should not be less than threads then."),
+    CONFIG_KEY_INT(
+        RunConfig, lanes, "8", 1, 4096,
+        "A power of two that fixes how a step's gradients are summed, whoever computes them: any 2^k <= "
+        "lanes ranks give the "
+        "same bits. Costs 1 + log2(lanes / ranks) gradient buffers; 8 serves 1 to 8 ranks. "
+        "On the CPU, lanes of a model of up to 16 MB go to threads, one each (and a gradient buffer for each), "
+        "if lanes is not 1: lanes / ranks should be a multiple of threads then, or several times as many."),
     CONFIG_KEY_CHOICE(
         RunConfig, reduce, "exact", "exact|fast",
         "How gradients are summed over ranks. exact: slices are exchanged and added in the fixed tree that "
@@ -82,8 +83,10 @@ const ConfigKey run_keys[] = {
 #define TOKENIZER_HELP "tokenizer.json, tokenizer.model or a directory with one. null: the model's own."
 #define BATCH_HELP "Examples per optimizer step, over all ranks."
 #define UNIT_HELP                                                                                                      \
-    "Tokens in one unit of work (a micro-batch). Bounds activation memory (of each thread where lanes go to threads, " \
-    "see lanes); enters the bits, not the mathematics: gradients accumulate over units."
+    "Tokens in one unit of work (a micro-batch). Bounds activation memory, but see ppo.merge_first_pass (of each "     \
+    "thread where lanes go to threads, "                                                                               \
+    "see lanes); enters the bits, not the mathematics: gradients accumulate over units. On the CPU 256 to 512 may be " \
+    "faster for models of less than a million parameters, whose activations then stay in caches."
 #define STEPS_HELP "Optimizer steps; 0: as many as `epochs` gives."
 #define EVAL_HELP                                                                                                      \
     "Steps between evaluations on eval_data, beside those at the beginning and the end; 0: only these two."
@@ -187,9 +190,10 @@ const ConfigKey ppo_keys[] = {
     CONFIG_KEY_INT(PpoConfig, unit_tokens, "4096", 1, 16777216, UNIT_HELP),
     CONFIG_KEY_BOOL(PpoConfig, merge_first_pass, "false",
                     "Keep the forward passes of policy and critic that old log-probs and values come from, and let the "
-                    "first minibatch's steps go on from them: two passes less, for the activations of that whole "
-                    "minibatch. The same bits; but ratios before the first step are then 1 by construction, where two "
-                    "passes prove it.",
+                    "first minibatch's steps go on from them: two passes less, for the activations of a rank's whole "
+                    "share of that minibatch. The same bits; but ratios before the first step are then 1 by "
+                    "construction, where two passes prove it. Not for models whose lanes go to threads (see lanes): "
+                    "making their passes again costs no more.",
                     .operational = true),
     CONFIG_KEY_INT(PpoConfig, critic_warmup, "0", 0, 1000000, "First iterations in which only the critic learns."),
     CONFIG_KEY_FLOAT(PpoConfig, clip_low, "0.2", 0, 1,

@@ -60,7 +60,7 @@ static Status sft_evaluate(Sft *sft, double *loss)
     int64_t examples = dataset_examples_per_epoch(sft->held_out);
     sft->source = sft->held_out;
     batch_step(&sft->examples, sft->held_out, 0, 0, examples, false, sft->config.unit_tokens, sft->stage.run.lanes);
-    double stats[NLL_STATS];
+    double stats[NLL_STATS] = {0};
     Status status = units_evaluate(sft->stage.comm, &sft->stage.exec, &sft->model, sft->stage.run.lanes,
                                    sft->examples.plan.units, sft_unit, sft, NLL_STATS, stats);
     *loss = stats[NLL_LOSS];

@@ -11,15 +11,22 @@
 
 /* --- What a checkpoint holds --- */
 
-/* A lane of a small model is one thread's (core/train/walk.h). */
+/* A lane of a small model is one thread's (core/train/walk.h): is a quarter of the threads' time or more spent in waiting for the last ones? */
+static bool threads_idle(int64_t lanes, int64_t ranks, int64_t threads)
+{
+    int64_t own = lanes / ranks, waves = (own + threads - 1) / threads;
+    return 4 * own <= 3 * waves * threads;
+}
+
 static void warn_of_idle_threads(const Stage *stage, const Trainer *trainer)
 {
-    int64_t ranks = comm_size(stage->comm), threads = stage->device->threads;
-    if (stage->dry || stage->models > 0 || comm_rank(stage->comm) != 0 || trainer->lanes >= ranks * threads)
+    int64_t ranks = comm_size(stage->comm), threads = stage->device->threads, wanted = trainer->lanes;
+    if (stage->dry || stage->models > 0 || comm_rank(stage->comm) != 0)
         return;
-    int64_t wanted = trainer->lanes;
-    while (wanted < ranks * threads)
+    while (threads_idle(wanted, ranks, threads))
         wanted *= 2;
+    if (wanted == trainer->lanes)
+        return;
     log_warn("%s: a lane of a model this small is one thread's, and %lld lanes on %lld rank%s of %lld threads may "
              "leave some without; lanes=%lld would not (and sum in another order)",
              stage->name, (long long)trainer->lanes, (long long)ranks, ranks == 1 ? "" : "s", (long long)threads,
@@ -29,8 +36,10 @@ static void warn_of_idle_threads(const Stage *stage, const Trainer *trainer)
 void stage_trained_model(Stage *stage, const char *role, Trainer *trainer)
 {
     REQUIRE(stage->models < 2, "a third trained model");
-    stage->memory.gradient_buffers = trainer->buffers;
-    stage->memory.wave = trainer->wave;
+    if (trainer->buffers > stage->memory.gradient_buffers)
+        stage->memory.gradient_buffers = trainer->buffers;
+    if (trainer->width > stage->memory.wave)
+        stage->memory.wave = trainer->width;
     if (walk_by_strands(trainer->model, trainer->lanes))
         warn_of_idle_threads(stage, trainer);
     stage->model[stage->models++] = (CheckpointModel){

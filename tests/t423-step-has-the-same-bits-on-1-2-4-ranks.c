@@ -384,7 +384,7 @@ static void test_loss_falls(void **state)
 static void test_evaluation_has_the_same_bits(void **state)
 {
     (void)state;
-    double alone[NLL_STATS] = {0}, together[NLL_STATS] = {0}, unused[NLL_STATS];
+    double alone[NLL_STATS] = {0}, together[NLL_STATS] = {0}, unused[NLL_STATS] = {0};
     for (int which = 0; which < 2; which++) {
         World world;
         world_open(&world, which ? world_comm : comm_self(), 8);
@@ -423,7 +423,7 @@ static void test_threads_decide_nothing(void **state)
     for (int threads = 0; threads <= 4; threads++) {
         World world;
         StepReport report;
-        double sums[NLL_STATS];
+        double sums[NLL_STATS] = {0};
         world_open_with(&world, world_comm, 4, REDUCE_EXACT, threads);
         world.per_unit = 2;
         for (int step = 0; step < STEPS_MAX; step++)
@@ -461,7 +461,7 @@ static void test_units_may_be_empty(void **state)
 {
     (void)state;
     World world;
-    double sums[1];
+    double sums[1] = {0};
     world_open_with(&world, world_comm, 4, REDUCE_EXACT, 2);
     assert_ok(units_evaluate(world.comm, &world.exec, &world.model, 4, 8, empty_unit, NULL, 1, sums));
     assert_true(sums[0] == 0);

@@ -107,7 +107,7 @@ static Config *experiment(const char *output, bool fixed, int ranks, const char 
     return config;
 }
 
-/* Lanes of models as small as these go to threads; but then no passes are kept (ppo.merge_first_pass). */
+/* Lanes of models as small as these go to threads; unless PPO is to keep passes, which it does of larger models only. */
 static bool keeps_passes;
 
 static int threads_of_rank(void)
@@ -228,8 +228,8 @@ static void test_kept_passes_are_foretold(void **state)
 {
     StageMemory usual[STAGES], keeping[STAGES];
     bool there[STAGES];
+    keeps_passes = true;
     for (int kept = 0; kept < 2; kept++) {
-        keeps_passes = kept;
         Config *config = experiment(support_path("plan-1-kept"), true, comm_size(world_comm),
                                     kept ? "ppo.merge_first_pass=true" : NULL);
         if (comm_rank(world_comm) == 0)

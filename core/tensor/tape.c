@@ -220,21 +220,28 @@ void tape_watch(Tape *tape, TapeWatch watch)
     tape->watch = watch;
 }
 
-static void redirect(Parameter *parameter, Tensor from, Tensor to)
+/* No address that a processor or a GPU has. */
+#define LATER ((char *)((uintptr_t)1 << 60))
+
+Tensor tape_gradients_later(int64_t count)
+{
+    return tensor_at(LATER, DTYPE_F32, 1, &count);
+}
+
+static void redirect(Parameter *parameter, Tensor gradients)
 {
     if (!tensor_present(parameter->grad))
         return;
-    size_t offset = (size_t)((char *)parameter->grad.data - (char *)from.data);
-    REQUIRE(offset + tensor_bytes(parameter->grad) <= tensor_bytes(from), "a gradient was not to go there");
-    parameter->grad.data = (char *)to.data + offset;
+    size_t offset = (size_t)((char *)parameter->grad.data - LATER);
+    REQUIRE(offset + tensor_bytes(parameter->grad) <= tensor_bytes(gradients), "a gradient was not to come later");
+    parameter->grad.data = (char *)gradients.data + offset;
 }
 
-void tape_take(Tape *tape, Tape *kept, Tensor from, Tensor to)
+void tape_take(Tape *tape, Tape *kept, Tensor gradients)
 {
     REQUIRE(tape->entries == 0 && tape->nodes == 1, "a tape with something recorded cannot take another's place");
-    REQUIRE(tensor_bytes(from) == tensor_bytes(to), "gradients of %zu bytes go to %zu", tensor_bytes(from),
-            tensor_bytes(to));
     REQUIRE(kept->buffers == 1, "a tape is taken after it has begun to go backward");
+    /* Copied, so that each tape keeps the lists that it has grown. */
     while (tape->entry_capacity < kept->entries)
         memory_reserve(&tape->entry, tape->entry_capacity, &tape->entry_capacity);
     while (tape->node_capacity < kept->nodes)
@@ -245,8 +252,8 @@ void tape_take(Tape *tape, Tape *kept, Tensor from, Tensor to)
     tape->nodes = kept->nodes;
     tape_reset(kept);
     for (int i = 0; i < tape->entries; i++) {
-        redirect(&tape->entry[i].weight, from, to);
-        redirect(&tape->entry[i].bias, from, to);
+        redirect(&tape->entry[i].weight, gradients);
+        redirect(&tape->entry[i].bias, gradients);
     }
 }
 

@@ -22,9 +22,10 @@ void tape_reset(Tape *tape);
 /* d loss / d x, same number of elements, added to what is there. For losses computed outside this room; `gradient` must
  * live until tape_backward() ends, and is not written. */
 void tape_seed(Exec *exec, Tensor x, Tensor gradient);
-/* `tape`, which has nothing recorded, goes on from where `kept` stands, which is left with nothing. Gradients of parameters that were to go into the flat buffer `from`
- * go to the same places of `to`: a forward pass may be recorded before it is known where. */
-void tape_take(Tape *tape, Tape *kept, Tensor from, Tensor to);
+/* Stands in for a flat buffer of `count` gradients of parameters while a pass is recorded that goes backward later, on a tape that takes it (tape_take). Nothing can be written there. */
+Tensor tape_gradients_later(int64_t count);
+/* `tape`, which has nothing recorded, goes on from where `kept` stands, which is left with nothing. Gradients that were to come later go to `gradients`. */
+void tape_take(Tape *tape, Tape *kept, Tensor gradients);
 /* Told by tape_backward as it goes: gradients of parameters from the address `from` on get nothing more from this tape (once the device has done what it was
  * asked for so far). NULL: none does. */
 typedef struct TapeWatch {

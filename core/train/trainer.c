@@ -24,8 +24,8 @@ Status trainer_open(Trainer *trainer, Model *model, Comm *comm, const OptimizerC
     reduce_open(&trainer->reduction, reduce, comm);
     optimizer_open(&trainer->optimizer, optimizer, &model->params, comm, model->device, arena, steps_total);
     int64_t own = (lanes + ranks - 1) / ranks;
-    trainer->wave = (int)walk_width(walk_by_strands(model, lanes), own, model->device);
-    trainer->buffers = log2_of(own) + trainer->wave;
+    trainer->width = (int)walk_width(walk_by_strands(model, lanes), own, model->device);
+    trainer->buffers = log2_of(own) + trainer->width;
     trainer->buffer = memory_new((size_t)trainer->buffers, sizeof *trainer->buffer);
     trainer->tape = tape_open();
     return status_ok();
@@ -56,7 +56,7 @@ static Walk walk_new(Comm *comm, Exec *exec, const Model *model, int64_t lanes, 
     return walk;
 }
 
-/* Sums over all units in unit order, from this rank's own (own, width). [collective] */
+/* sums += all units in unit order, from this rank's own (own, width). [collective] */
 static void sum_units(Comm *comm, int64_t lanes, int64_t units, int64_t width, const double *mine, double *sums)
 {
     int ranks = comm_size(comm);
@@ -69,11 +69,9 @@ static void sum_units(Comm *comm, int64_t lanes, int64_t units, int64_t width, c
             (size_t)(shard_rank_units(units, lanes, ranks, rank).to * width) * sizeof(double); /* contiguous runs */
     comm_allgather_parts(comm, all, offsets);
     memory_return(&offsets);
-    for (int64_t i = 0; i < width; i++) {
-        sums[i] = 0.0;
-        for (int64_t unit = 0; unit < units; unit++)
+    for (int64_t unit = 0; unit < units; unit++)
+        for (int64_t i = 0; i < width; i++)
             sums[i] += all[unit * width + i];
-    }
     memory_return(&all);
 }
 
@@ -82,7 +80,7 @@ typedef struct Ending {
     Trainer *trainer;
     Exec *exec;
     int waiting;    /* buffers; the last unit's gradients go to the last of them */
-    int wave;       /* the buffer of the first lane of the wave at hand */
+    int wave_from;  /* the buffer of the first lane of the wave at hand */
     int64_t joined; /* floats from here on are */
     uintptr_t told; /* the last address from which on gradients were said to be final */
 } Ending;
@@ -138,15 +136,16 @@ static Status accumulate_lane(Trainer *trainer, Exec *exec, const Walk *walk, in
     return status_ok();
 }
 
-/* The same where lanes go to threads: a wave leaves its lanes' gradients in buffers from the first free one on. */
+/* The same where lanes go to threads: a wave leaves its lanes' gradients in buffers from the first free one on, and each trades places when its turn comes. Buffer 0, which
+ * the reduction knows, never does: only the first lane goes there, and that is the first of its wave. */
 static Status accumulate_strand(Trainer *trainer, Exec *exec, const Walk *walk, int64_t lane, int into, Ending *ending)
 {
-    int number = (int)(lane - walk->own_lanes.from) % trainer->wave;
+    int number = (int)(lane - walk->own_lanes.from) % trainer->width;
     if (number == 0) {
-        ending->wave = into;
+        ending->wave_from = into;
         TRY(walk_wave(walk, exec, lane, &trainer->model->params, trainer->buffer + into));
     }
-    Tensor *there = &trainer->buffer[ending->wave + number], gradient = *there;
+    Tensor *there = &trainer->buffer[ending->wave_from + number], gradient = *there;
     *there = trainer->buffer[into];
     trainer->buffer[into] = gradient;
     return status_ok();
@@ -255,11 +254,8 @@ Status units_evaluate(Comm *comm, Exec *exec, const Model *model, int64_t lanes,
     exec->tape = NULL;
     Status status = status_ok();
     int64_t width = walk_width(walk.strands, walk.own_lanes.to - walk.own_lanes.from, exec->device);
-    for (int64_t lane = walk.own_lanes.from; walk.strands && lane < walk.own_lanes.to && !status_failed(status);
-         lane += width)
-        status = walk_wave(&walk, exec, lane, NULL, NULL);
-    for (int64_t at = walk.own.from; !walk.strands && at < walk.own.to && !status_failed(status); at++)
-        status = walk_unit(&walk, exec, at);
+    for (int64_t lane = walk.own_lanes.from; lane < walk.own_lanes.to && !status_failed(status); lane += width)
+        status = walk.strands ? walk_wave(&walk, exec, lane, NULL, NULL) : walk_lane(&walk, exec, lane);
     exec->tape = tape;
     status = comm_agree(comm, status);
     if (!status_failed(status)) {

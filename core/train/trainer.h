@@ -17,8 +17,8 @@ typedef struct Trainer {
     Comm *comm;
     Optimizer optimizer;
     int64_t lanes;
-    int wave;       /* lanes under way at a time */
-    Tensor *buffer; /* log2(lanes / ranks) + wave gradient buffers (count), in the step arena while a step lasts */
+    int width;      /* lanes under way at a time (walk.h) */
+    Tensor *buffer; /* log2(lanes / ranks) + width gradient buffers (count), in the step arena while a step lasts */
     int buffers;
     Reduction reduction;
     Tape *tape;
@@ -44,8 +44,8 @@ Status trainer_learn(Trainer *trainer, int64_t units, int stats_count, const dou
 /* One optimizer step. An error of any rank's unit, or a gradient that is not finite, changes nothing and fails on every rank. [collective] */
 Status trainer_step(Trainer *trainer, Exec *exec, int64_t units, UnitFunction unit, void *context, int stats_count,
                     StepReport *report);
-/* The same walk without gradients or update: held-out loss, log-probs, values. Units of this rank are computed here; sums are over all units. `exec->tape`
- * is ignored. `model`: the one by whose size the walk is chosen, that of the trainer where bits are compared with a step's. No trainer needed. [collective] */
+/* The same walk without gradients or update: held-out loss, log-probs, values. Units of this rank are computed here; sums over all units, in their order, are added to `stats`. `exec->tape`
+ * is ignored; a unit may set it, and takes it away again. `model`: the one by whose size the walk is chosen, that of the trainer where bits are compared with a step's. No trainer needed. [collective] */
 Status units_evaluate(Comm *comm, Exec *exec, const Model *model, int64_t lanes, int64_t units, UnitFunction unit,
                       void *context, int stats_count, double *stats);
 

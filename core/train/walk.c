@@ -25,26 +25,33 @@ Status walk_unit(const Walk *walk, Exec *exec, int64_t unit)
     return status;
 }
 
+Status walk_lane(const Walk *walk, Exec *exec, int64_t lane)
+{
+    Span units = shard_units(walk->units, walk->lanes, lane);
+    for (int64_t unit = units.from; unit < units.to; unit++)
+        TRY(walk_unit(walk, exec, unit));
+    return status_ok();
+}
+
 typedef struct Wave {
     const Walk *walk;
     Exec *exec;
     int64_t from;
     Params *params;
     const Tensor *gradient;
-    Status status; /* of the first unit that failed */
+    Status status; /* of the first lane that failed */
 } Wave;
 
 static void wave_strand(void *context, int64_t number)
 {
     Wave *wave = context;
-    const Walk *walk = wave->walk;
+    if (status_failed(wave->status))
+        return;
     if (wave->gradient) {
         tensor_zero(wave->exec->device, wave->gradient[number]);
         params_set_grad(wave->params, wave->gradient[number]);
     }
-    Span units = shard_units(walk->units, walk->lanes, wave->from + number);
-    for (int64_t unit = units.from; unit < units.to && !status_failed(wave->status); unit++)
-        wave->status = walk_unit(walk, wave->exec, unit);
+    wave->status = walk_lane(wave->walk, wave->exec, wave->from + number);
 }
 
 Status walk_wave(const Walk *walk, Exec *exec, int64_t from, Params *params, const Tensor *gradient)

@@ -12,7 +12,7 @@
 #include "core/model/model.h"
 
 /* Forward, loss and backward of one unit. Gradients accumulate into the model's parameters' grad, and nothing is added behind tape_backward; `stats` (stats_count) F64 on the device, zeroed, is the
- * unit's own. exec->tape is set (the unit runs tape_backward), or NULL in units_evaluate. The step arena is rewound after each unit. What a unit reads from the device
+ * unit's own. exec->tape is set (the unit runs tape_backward), or NULL in units_evaluate. After each unit the step arena is rewound, but to what the unit holds (arena_hold). What a unit reads from the device
  * may arrive only when the walk is over: the work may be noted first and done later. */
 typedef Status (*UnitFunction)(void *context, int64_t unit, Exec *exec, Tensor stats);
 
@@ -29,8 +29,9 @@ typedef struct Walk {
 bool walk_by_strands(const Model *model, int64_t lanes);
 /* Lanes that are under way at a time, of `own` that a rank has: 1 where they do not go to threads. */
 int64_t walk_width(bool strands, int64_t own, const Device *device);
-/* One unit, by all threads. */
+/* One unit, or all units of a lane, by all threads. */
 Status walk_unit(const Walk *walk, Exec *exec, int64_t unit);
+Status walk_lane(const Walk *walk, Exec *exec, int64_t lane);
 /* The wave that begins with lane `from`: walk_width lanes, or as many as are left, each on a thread of its own from its first unit to its last. `gradient`
  * (walk_width) NULL: no gradients; else lane from + i leaves its own in gradient[i], a buffer of params->count floats. */
 Status walk_wave(const Walk *walk, Exec *exec, int64_t from, Params *params, const Tensor *gradient);

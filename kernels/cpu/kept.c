@@ -188,7 +188,7 @@ static void strand_run(const Kept *kept, const Stretch *stretch)
 }
 
 /* Whoever is done looks for the others rather than fall asleep: OpenMP's threads do after some microseconds (bootstrap.c), and are then woken in
- * turn at every decode step, which costs more than the step. On a processor with others to run it lets them; and after some milliseconds, which only a unit of a
+ * turn at every decode step, which costs more than the step. On a processor with others to run it lets them; and after some milliseconds, which only a lane of a
  * training step takes, it does fall asleep. */
 static void strands_await(const atomic_int *running)
 {

@@ -2,7 +2,7 @@
  *
  * Why:   a decode step of a small model is fifty ops of a microsecond. Asked for one by one, each costs its checks and counts, and each that is cut
  *        over threads wakes them. As a list a step costs neither; and where its rows are cut into strands, every thread runs the list of
- *        its own rows from end to end and meets the others once. Units of a training step are strands as well (core/train/walk.h). */
+ *        its own rows from end to end and meets the others once. Lanes of a training step are strands as well (core/train/walk.h). */
 #ifndef KERNELS_CPU_KEPT_H
 #define KERNELS_CPU_KEPT_H
 

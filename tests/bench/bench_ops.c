@@ -312,6 +312,7 @@ int main(int argc, char **argv)
     attention(1, 4096, 9, 3, 64, 0);
     attention(32, 128, 8, 4, 8, 0);
     attention(64, 80, 8, 4, 8, 0);
+    attention(16, 26, 8, 4, 8, 0);
     attention(64, 1, 8, 4, 8, 80);
     attention(1, 1, 8, 4, 8, 80);
     attention(8, 1, 12, 12, 64, 96);

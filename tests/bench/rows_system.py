@@ -94,7 +94,7 @@ def rows():
     yield ppo_row("124m", "gpt2-124m", "8 x (32 + 32)", ["batch=8", "prompt=32", "new=32"], ratio=2.3, memory=0.72,
                   settings=["merge=1"])
     yield ppo_row("260k", "260k", "64 x (16 + 64)", ["batch=64", "prompt=16", "new=64"], ratio=6, memory=0.13,
-                  settings=["lanes=8", "repeat=5"])
+                  settings=["lanes=8", "unit_tokens=320", "repeat=5"])
     yield Row("stage-rm", "whole reward-model stage of stories-sentiment", program(*stage), ["{python}", "{here}/peer_stage.py", "threads={threads}"],
               "transformers", ratio=7, rounds=1, needs_data=True)
     yield file_row("start-260k", "process start to first training step, 260k", ["start", "shape=260k"], start_limit,
@@ -111,5 +111,5 @@ def rows():
         yield ranks_row(f"train-b{batch}", f"2 ranks x 1 thread, training gpt2-124m, B{batch} x T256", ["train", f"batch={batch}", "tokens=256"], share)
     yield ranks_row("ppo-124m", "2 ranks x 1 thread, PPO iteration, gpt2-124m, 8 x (32 + 32)", ["ppo"], 0.9)
     yield ranks_row("ppo-260k", "2 ranks x 1 thread, PPO iteration, 260k, 64 x (16 + 64)",
-                    ["ppo", "shape=260k", "batch=64", "prompt=16", "new=64", "lanes=8", "repeat=5"], 0.9)
+                    ["ppo", "shape=260k", "batch=64", "prompt=16", "new=64", "lanes=8", "unit_tokens=320", "repeat=5"], 0.9)
     yield from growth_rows()
