@@ -45,10 +45,11 @@ Span ppo_rank_units(const Ppo *ppo, int rank)
     return shard_rank_units(ppo->chosen, ppo->stage.run.lanes, comm_size(ppo->stage.comm), rank);
 }
 
+/* With prompts. */
 static int64_t ppo_unit_tokens(const Ppo *ppo, int64_t unit)
 {
-    Span rows = ppo_unit_responses(ppo, unit);
-    return rows.to - rows.from;
+    const int64_t *start = ppo->rollout.start;
+    return start[ppo->plan.unit_start[unit + 1]] - start[ppo->plan.unit_start[unit]];
 }
 
 /* A plan is of the hungriest iteration: the largest units of all fall to this rank. */
@@ -80,8 +81,10 @@ void ppo_choose(Ppo *ppo, int64_t epoch, Span units)
     if (ppo->stage.dry)
         ppo_choose_largest(ppo);
     ppo->chosen_tokens = 0;
-    for (int64_t i = 0; i < ppo->chosen; i++)
-        ppo->chosen_tokens += (double)ppo_unit_tokens(ppo, ppo->order[i]);
+    for (int64_t i = 0; i < ppo->chosen; i++) {
+        Span rows = ppo_unit_responses(ppo, ppo->order[i]);
+        ppo->chosen_tokens += (double)(rows.to - rows.from);
+    }
 }
 
 bool ppo_actor_learns(const Ppo *ppo)

@@ -22,7 +22,8 @@ void tape_reset(Tape *tape);
 /* d loss / d x, same number of elements, added to what is there. For losses computed outside this room; `gradient` must
  * live until tape_backward() ends, and is not written. */
 void tape_seed(Exec *exec, Tensor x, Tensor gradient);
-/* Stands in for a flat buffer of `count` gradients of parameters while a pass is recorded that goes backward later, on a tape that takes it (tape_take). Nothing can be written there. */
+/* Stands in for a flat buffer of `count` gradients of parameters while a pass is recorded that goes backward later, on a tape that takes it (tape_take).
+ * Nothing can be written there. */
 Tensor tape_gradients_later(int64_t count);
 /* `tape`, which has nothing recorded, goes on from where `kept` stands, which is left with nothing. Gradients that were to come later go to `gradients`. */
 void tape_take(Tape *tape, Tape *kept, Tensor gradients);

@@ -136,8 +136,8 @@ static Status accumulate_lane(Trainer *trainer, Exec *exec, const Walk *walk, in
     return status_ok();
 }
 
-/* The same where lanes go to threads: a wave leaves its lanes' gradients in buffers from the first free one on, and each trades places when its turn comes. Buffer 0, which
- * the reduction knows, never does: only the first lane goes there, and that is the first of its wave. */
+/* The same where lanes go to threads: a wave leaves its lanes' gradients in buffers from the first free one on, and each trades places when its turn
+ * comes. Buffer 0, which the reduction knows, never does: only the first lane goes there, and that is the first of its wave. */
 static Status accumulate_strand(Trainer *trainer, Exec *exec, const Walk *walk, int64_t lane, int into, Ending *ending)
 {
     int number = (int)(lane - walk->own_lanes.from) % trainer->width;

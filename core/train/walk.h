@@ -11,9 +11,10 @@
 #include "core/comm/shard.h"
 #include "core/model/model.h"
 
-/* Forward, loss and backward of one unit. Gradients accumulate into the model's parameters' grad, and nothing is added behind tape_backward; `stats` (stats_count) F64 on the device, zeroed, is the
- * unit's own. exec->tape is set (the unit runs tape_backward), or NULL in units_evaluate. After each unit the step arena is rewound, but to what the unit holds (arena_hold). What a unit reads from the device
- * may arrive only when the walk is over: the work may be noted first and done later. */
+/* Forward, loss and backward of one unit. Gradients accumulate into the model's parameters' grad, and nothing is added behind tape_backward; `stats`
+ * (stats_count) F64 on the device, zeroed, is the unit's own. exec->tape is set (the unit runs tape_backward), or NULL in units_evaluate. After each unit the
+ * step arena is rewound, but to what the unit holds (arena_hold). What a unit reads from the device may arrive only when the walk is over: the work may be noted
+ * first and done later. */
 typedef Status (*UnitFunction)(void *context, int64_t unit, Exec *exec, Tensor stats);
 
 typedef struct Walk {
