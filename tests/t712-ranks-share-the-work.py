@@ -3,7 +3,7 @@
 """Ranks share the arithmetic: on equal units each rank's count of operations is within 10 % of total / ranks, in every stage.
 
 Computing everything on every rank would give equal bits too; this is what tells the two apart. Units are equal because every text has the
-same length and every batch fills its units evenly.
+same length and every batch fills its units evenly. Where ranks, or threads, would wait for others, the program says so.
 """
 
 import json
@@ -48,3 +48,13 @@ with Experiment() as run:
     said = run.stage("ppo", "one", *overrides, "ppo.unit_prompts=64", ranks=2).stderr
     if "rollout: 1 unit for 2 ranks" not in said or "ppo.unit_prompts=4 " not in said:
         sys.exit(f"one unit for two ranks, and nobody says so:\n{said}")
+
+    # Lanes of models as small as these are handed to threads whole.
+    for threads, lanes, better in ((2, 4, None), (4, 4, None), (3, 4, 8), (4, 2, 4)):
+        said = run.stage("sft", f"t{threads}-{lanes}", *overrides, f"lanes={lanes}", f"threads={threads}", "sft.steps=1").stderr
+        if ("may leave some without" in said) != (better is not None) or (better and f"lanes={better} would not" not in said):
+            sys.exit(f"{lanes} lanes for {threads} threads: lanes={better} should be proposed (None: nothing):\n{said}")
+    shutil.rmtree(run.folder / "one" / "ppo")
+    said = run.stage("ppo", "one", *overrides, "ppo.merge_first_pass=true").stderr
+    if "ppo.merge_first_pass: nothing is kept" not in said:
+        sys.exit(f"no passes of small models are kept, and nobody says so:\n{said}")
