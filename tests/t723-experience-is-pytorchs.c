@@ -57,6 +57,7 @@ static void experience_close(Experience *experience)
     rollout_free(&ppo->rollout);
     units_free(&ppo->plan);
     unit_batch_free(&ppo->unit);
+    memory_free(&ppo->order);
     model_close(&ppo->actor);
     model_close(&ppo->critic);
     model_close(&ppo->reference);

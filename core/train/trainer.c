@@ -130,9 +130,10 @@ static Status accumulate_lane(Trainer *trainer, Exec *exec, const Walk *walk, in
     tensor_zero(exec->device, trainer->buffer[into]);
     params_set_grad(&trainer->model->params, trainer->buffer[into]);
     Span units = shard_units(walk->units, walk->lanes, lane);
-    for (int64_t unit = units.from; unit < units.to; unit++)
-        TRY(lane == walk->own_lanes.to - 1 && unit == units.to - 1 ? walk_last_unit(trainer, exec, walk, unit, ending)
-                                                                   : walk_unit(walk, exec, unit));
+    for (int64_t unit = units.from; unit < units.to; unit++) {
+        bool last = lane == walk->own_lanes.to - 1 && unit == units.to - 1;
+        TRY(last ? walk_last_unit(trainer, exec, walk, unit, ending) : walk_unit(walk, exec, unit));
+    }
     return status_ok();
 }
 
