@@ -99,16 +99,18 @@ static Status ppo_evaluate_units(Ppo *ppo, Span units, double stats[MOMENTS])
 
 Status ppo_evaluate(Ppo *ppo)
 {
-    Span first = ppo->merges ? shard_span(ppo->plan.units, ppo->config.minibatches, 0) : (Span){0, 0};
+    Span rest = {0, ppo->plan.units};
     double stats[MOMENTS] = {0};
     ppo_forget_passes(ppo);
     if (ppo->merges) {
+        Span first = shard_span(ppo->plan.units, ppo->config.minibatches, 0);
         ppo->pass_mark = arena_mark(ppo->stage.exec.step);
         ppo->passes = PASSES_BEING_MADE;
         TRY(ppo_evaluate_units(ppo, first, stats));
         ppo->passes = PASSES_KEPT;
+        rest.from = first.to;
     }
-    TRY(ppo_evaluate_units(ppo, (Span){first.to, ppo->plan.units}, stats));
+    TRY(ppo_evaluate_units(ppo, rest, stats));
     ppo->entropy = stats[MOMENT_SUM] / (double)ppo->rollout.responses;
     TRY(ppo_check_finite(ppo, "the policy's log-prob", ppo->rollout.old_logprob));
     TRY(ppo_check_finite(ppo, "the reference's log-prob", ppo->rollout.reference_logprob));

@@ -2,7 +2,7 @@
  *
  * Policy and critic see the units of an iteration's first minibatch twice before anything has changed: for old log-probs and values, and in the first steps. With
  * ppo.merge_first_pass the first time is recorded and kept, and the second goes on from there. */
-#include <string.h>
+#include <stdlib.h>
 
 #include "core/base/memory.h"
 #include "core/base/rng.h"
@@ -45,28 +45,29 @@ Span ppo_rank_units(const Ppo *ppo, int rank)
     return shard_rank_units(ppo->chosen, ppo->stage.run.lanes, comm_size(ppo->stage.comm), rank);
 }
 
-/* With prompts. */
-static int64_t ppo_unit_tokens(const Ppo *ppo, int64_t unit)
+typedef struct SizedUnit {
+    int64_t tokens, unit; /* tokens with prompts */
+} SizedUnit;
+
+static int compare_sizes(const void *a, const void *b)
 {
-    const int64_t *start = ppo->rollout.start;
-    return start[ppo->plan.unit_start[unit + 1]] - start[ppo->plan.unit_start[unit]];
+    const SizedUnit *x = a, *y = b;
+    return x->tokens != y->tokens ? (x->tokens < y->tokens) - (x->tokens > y->tokens)
+                                  : (x->unit > y->unit) - (x->unit < y->unit);
 }
 
 /* A plan is of the hungriest iteration: the largest units of all fall to this rank. */
 static void ppo_choose_largest(Ppo *ppo)
 {
+    const int64_t *start = ppo->rollout.start, *unit_start = ppo->plan.unit_start;
     Span own = ppo_rank_units(ppo, comm_rank(ppo->stage.comm));
-    bool *taken = memory_borrow((size_t)ppo->plan.units, sizeof *taken);
-    memset(taken, 0, (size_t)ppo->plan.units * sizeof *taken);
-    for (int64_t i = own.from; i < own.to; i++) {
-        int64_t largest = -1;
-        for (int64_t unit = 0; unit < ppo->plan.units; unit++)
-            if (!taken[unit] && (largest < 0 || ppo_unit_tokens(ppo, unit) > ppo_unit_tokens(ppo, largest)))
-                largest = unit;
-        taken[largest] = true;
-        ppo->order[i] = largest;
-    }
-    memory_return(&taken);
+    SizedUnit *sized = memory_borrow((size_t)ppo->plan.units, sizeof *sized);
+    for (int64_t unit = 0; unit < ppo->plan.units; unit++)
+        sized[unit] = (SizedUnit){start[unit_start[unit + 1]] - start[unit_start[unit]], unit};
+    qsort(sized, (size_t)ppo->plan.units, sizeof *sized, compare_sizes);
+    for (int64_t i = own.from; i < own.to; i++)
+        ppo->order[i] = sized[i - own.from].unit;
+    memory_return(&sized);
 }
 
 void ppo_choose(Ppo *ppo, int64_t epoch, Span units)

@@ -83,9 +83,9 @@ const ConfigKey run_keys[] = {
 #define TOKENIZER_HELP "tokenizer.json, tokenizer.model or a directory with one. null: the model's own."
 #define BATCH_HELP "Examples per optimizer step, over all ranks."
 #define UNIT_HELP                                                                                                      \
-    "Tokens in one unit of work (a micro-batch). Bounds activation memory, but see ppo.merge_first_pass (of each "     \
-    "thread where lanes go to threads, "                                                                               \
-    "see lanes); enters the bits, not the mathematics: gradients accumulate over units. On the CPU 256 to 512 may be " \
+    "Tokens in one unit of work (a micro-batch). Bounds activation memory (of each thread where lanes go to threads, " \
+    "see lanes; but see ppo.merge_first_pass); enters the bits, not the mathematics: gradients accumulate over "       \
+    "units. On the CPU 256 to 512 may be "                                                                             \
     "faster for models of less than a million parameters, whose activations then stay in caches."
 #define STEPS_HELP "Optimizer steps; 0: as many as `epochs` gives."
 #define EVAL_HELP                                                                                                      \

@@ -9,9 +9,9 @@
 #include "core/base/text.h"
 #include "kernels/cpu/device_cpu.h"
 #include "core/data/tokenizer_train.h"
-#include "core/store/huggingface.h"
 #include "stages/ppo.h"
 #include "tests/support/support.h"
+#include "tests/support/tiny_file.h"
 
 static const char experiment[] = "output: %s/run\n"
                                  "threads: 1\n"
@@ -50,28 +50,12 @@ static Tokenizer *byte_tokenizer(void)
 }
 
 /* Writes policy, prompts and experiment into `folder`; opens the configuration. */
-static Config *make_experiment(Device *device, const char *folder, ConfigSchema *schema)
+static Config *make_experiment(const char *folder, ConfigSchema *schema)
 {
-    ModelConfig config = {.arch = "llama",
-                          .layers = 2,
-                          .width = 32,
-                          .heads = 4,
-                          .kv_heads = 2,
-                          .ffn = CONFIG_AUTO,
-                          .positions_max = 64,
-                          .norm_epsilon = 1e-5,
-                          .rope_base = 1e4,
-                          .tied = true};
     Tokenizer *tokenizer = byte_tokenizer();
-    ModelShape shape;
-    Model model = {0};
     Text text = {0}, prompts = {0};
     char *policy = text_join_path(folder, "policy"), *path = text_join_path(folder, "prompts.jsonl");
-    assert_int_equal(model_shape_from_config(&config, 259, &shape).code, STATUS_OK);
-    assert_int_equal(model_open(&model, device, &shape, HEAD_LM).code, STATUS_OK);
-    params_initialise(device, &model.params, 5);
-    assert_int_equal(huggingface_export(policy, &model, tokenizer).code, STATUS_OK);
-    model_close(&model);
+    tiny_export(policy, tokenizer, 5);
     for (int i = 0; i < 8; i++)
         text_printf(&prompts, "{\"prompt\": \"number %d%.*s\"}\n", i * 977, i, "abcdefgh");
     assert_int_equal(text_write_file(path, text_string(&prompts), prompts.size).code, STATUS_OK);
@@ -96,7 +80,7 @@ static void first_ratio(void **state)
     ConfigSchema schema = {0};
     bool complete = false;
     assert_int_equal(device_open_cpu(&device, 2, NULL).code, STATUS_OK);
-    Config *config = make_experiment(&device, support_directory(), &schema);
+    Config *config = make_experiment(support_directory(), &schema);
     Ppo *ppo = memory_new(1, sizeof *ppo);
     Status status = ppo_open(ppo, comm_self(), &device, config, &complete);
     assert_string_equal(status_failed(status) ? status_message() : "", "");

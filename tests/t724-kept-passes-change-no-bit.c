@@ -1,19 +1,19 @@
 //TEST ranks=1,2,4 timeout=120 devices=cuda
-/* t724 -- ppo.merge_first_pass: the steps of the first minibatch go on from the passes that old log-probs and values came from. All that policy and critic have learned
- * is then what it would be without, to the last bit: on any ranks, with several units for a lane and several minibatches, after a critic's warm-up, and where what was kept is lost
- * between the phases, as in a resume. And the passes are not made. */
+/* t724 -- ppo.merge_first_pass: the steps of the first minibatch go on from the passes that old log-probs and values came from. All that policy and critic
+ * have learned is then what it would be without, to the last bit: on any ranks, with several units for a lane and several minibatches, after a critic's
+ * warm-up, and where what was kept is lost between the phases, as in a resume. And the passes are not made. */
 #include <mpi.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/base/memory.h"
 #include "core/comm/comm_nccl.h"
-#include "core/data/tokenizer_train.h"
-#include "core/store/huggingface.h"
 #include "kernels/cpu/device_cpu.h"
 #include "stages/ppo.h"
 #include "tests/support/support.h"
 #include "tests/support/support_device.h"
+#include "tests/support/tiny_file.h"
+#include "tests/support/words.h"
 
 enum { BATCH = 16, ITERATIONS = 3, EPOCHS = 2 };
 
@@ -23,41 +23,14 @@ static ConfigSchema schema;
 
 static void write_inputs(void)
 {
-    TokenizerTrainer *trainer = tokenizer_trainer_new();
-    const char *special[] = {"<end>"};
-    TokenizerTrainConfig config = {
-        .vocab_size = 257, .frequency_min = 1000, .special = special, .special_count = 1, .eos = "<end>"};
-    Text json = {0}, prompts = {0};
-    assert_ok(tokenizer_train(trainer, &config, &json));
-    Tokenizer *tokenizer = NULL;
-    assert_ok(tokenizer_from_bytes(&tokenizer, "test", text_string(&json), json.size));
+    Text prompts = {0};
+    Tokenizer *tokenizer = words_tokenizer(false);
     for (int i = 0; i < 2 * BATCH; i++)
         text_printf(&prompts, "{\"prompt\": \"number %d%.*s\"}\n", i * 977, i % 8, "abcdefgh");
-    assert_ok(text_write_file(support_path("prompts.jsonl"), prompts.bytes, prompts.size));
-    ModelConfig shape_config = {.arch = "llama",
-                                .layers = 2,
-                                .width = 32,
-                                .heads = 4,
-                                .kv_heads = 2,
-                                .ffn = CONFIG_AUTO,
-                                .positions_max = 64,
-                                .norm_epsilon = 1e-5,
-                                .rope_base = 1e4,
-                                .tied = true};
-    ModelShape shape;
-    Device device;
-    Model model = {0};
-    assert_ok(device_open_cpu(&device, 1, NULL));
-    assert_ok(model_shape_from_config(&shape_config, 257, &shape));
-    assert_ok(model_open(&model, &device, &shape, HEAD_LM));
-    params_initialise(&device, &model.params, 5);
-    assert_ok(huggingface_export(support_path("policy"), &model, tokenizer));
-    model_close(&model);
-    device_close(&device);
-    text_free(&prompts);
-    text_free(&json);
+    words_file("prompts.jsonl", text_string(&prompts));
+    tiny_export(support_path("policy"), tokenizer, 5);
     tokenizer_close(&tokenizer);
-    tokenizer_trainer_free(&trainer);
+    text_free(&prompts);
 }
 
 static Config *experiment(const char *name, int minibatches, int warmup, bool merge)

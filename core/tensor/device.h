@@ -123,7 +123,8 @@ void device_replay(Device *device, const DeviceKept *kept, double longer);
 void device_forget(Device *device, DeviceKept **kept); /* NULL: nothing */
 
 /* Asks for `count` strands of work, strand(context, 0), strand(context, 1), ...: none reads or writes what another writes, scratch included, and each
- * is one thread's. What a strand takes of `step` stays its own until all are asked for, and is then given back. At once where they are kept and replayed, one after the other otherwise; the same bits either way. */
+ * is one thread's. What a strand takes of `step` stays its own until all are asked for, and is then given back. At once where they are kept and replayed,
+ * one after the other otherwise; the same bits either way. */
 typedef void (*DeviceStrand)(void *context, int64_t number);
 void device_strands(Device *device, Arena *step, int64_t count, DeviceStrand strand, void *context);
 

@@ -6,6 +6,7 @@
 #include "core/base/memory.h"
 #include "core/data/tokenizer_train.h"
 #include "core/store/checkpoint.h"
+#include "core/store/huggingface.h"
 #include "tests/support/support.h"
 
 Tokenizer *tiny_tokenizer(int32_t vocab)
@@ -40,6 +41,16 @@ ModelShape tiny_file_shape(const Tokenizer *tokenizer)
     ModelShape shape = tiny_shape("llama", false);
     shape.vocab = tokenizer_vocab_size(tokenizer);
     return shape;
+}
+
+void tiny_export(const char *path, const Tokenizer *tokenizer, uint64_t seed)
+{
+    ModelShape shape = tiny_shape("llama", true);
+    shape.vocab = tokenizer_vocab_size(tokenizer);
+    Tiny tiny;
+    tiny_open(&tiny, &shape, HEAD_LM, seed, 1.0f);
+    assert_ok(huggingface_export(path, &tiny.model, tokenizer));
+    tiny_close(&tiny);
 }
 
 void tiny_save(const char *path, const Tokenizer *tokenizer, HeadKind head, uint64_t seed, float gain, double mean,

@@ -9,6 +9,8 @@
 Tokenizer *tiny_tokenizer(int32_t vocab);
 /* tiny_shape() for that tokenizer. */
 ModelShape tiny_file_shape(const Tokenizer *tokenizer);
+/* The tied llama of tiny_shape() for that tokenizer, parameters fresh, as a Hugging Face directory. */
+void tiny_export(const char *path, const Tokenizer *tokenizer, uint64_t seed);
 /* A complete checkpoint; a scalar head is filled too, and `mean` and `deviation` of its rewards stand in the state. */
 void tiny_save(const char *path, const Tokenizer *tokenizer, HeadKind head, uint64_t seed, float gain, double mean,
                double deviation);
