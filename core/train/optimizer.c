@@ -88,8 +88,10 @@ void optimizer_open(Optimizer *optimizer, const OptimizerConfig *config, const P
     int64_t count = shard_owned(params->count, comm_size(comm), comm_rank(comm));
     optimizer->exp_avg = tensor_new1(arena, DTYPE_F32, count);
     optimizer->exp_avg_sq = tensor_new1(arena, DTYPE_F32, count);
-    tensor_zero(device, optimizer->exp_avg);
-    tensor_zero(device, optimizer->exp_avg_sq);
+    if (!arena_new_is_zero(arena)) { /* else the first update, or what is loaded, is the first to touch their pages */
+        tensor_zero(device, optimizer->exp_avg);
+        tensor_zero(device, optimizer->exp_avg_sq);
+    }
 }
 
 /* The norm of the whole gradient, and the factor that clips it, on the device. Every rank adds all blocks in order, so all have the same bits. */
