@@ -111,15 +111,18 @@ static void check_act(Device *device)
             assert_near(y, expected, rows * width, 4e-6, 1e-12);
             op_keep(y, sizeof(float) * (size_t)(rows * width));
             float *dx = op_floats(rows * wide);
-            ActBackwardArgs backward = {kind, DTYPE_F32, x, dy, dx, rows, width};
+            ActBackwardArgs backward = {kind, DTYPE_F32, x, dy, dx, NULL, rows, width};
             device_run(device, OP_act_backward, &backward);
             op_keep(dx, sizeof(float) * (size_t)(rows * wide));
             Loss loss = {kind, rows, width, xd, op_widen(dy, rows * width)};
             if (rows)
                 assert_slopes(xd, rows * wide, loss_value, &loss, dx, 2e-6);
             backward.dx = x;
+            backward.y = dy;
             device_run(device, OP_act_backward, &backward);
             assert_memory_equal(x, dx, sizeof(float) * (size_t)(rows * wide));
+            assert_near(dy, expected, rows * width, 4e-6, 1e-12);
+            op_keep(dy, sizeof(float) * (size_t)(rows * width));
             op_keep("x", 1);
         }
 }
@@ -137,7 +140,7 @@ static void check_act_far(Device *device)
     for (int kind = ACT_GELU; kind <= ACT_GELU_TANH; kind++) {
         ActForwardArgs forward = {kind, DTYPE_F32, x, y, 1, 12};
         device_run(device, OP_act_forward, &forward);
-        ActBackwardArgs backward = {kind, DTYPE_F32, x, dy, dx, 1, 12};
+        ActBackwardArgs backward = {kind, DTYPE_F32, x, dy, dx, NULL, 1, 12};
         device_run(device, OP_act_backward, &backward);
         for (int i = 0; i < 12; i++) {
             assert_close(y[i], i == 0 ? 0.0 : act(kind, (double)x[i]), 1e-5, 1e-30);

@@ -180,15 +180,28 @@ static void check_act(Twin *twin, ActKind kind, int64_t rows, int64_t width, int
 #define FORWARD(side, type)                                                                                            \
     ((ActForwardArgs){.kind = kind, .dtype = type, .x = x.side, .y = y.side, .rows = rows, .width = width})
 #define BACKWARD(side, type)                                                                                           \
-    ((ActBackwardArgs){                                                                                                \
-        .kind = kind, .dtype = type, .x = x.side, .dy = dy.side, .dx = dx.side, .rows = rows, .width = width})
+    ((ActBackwardArgs){.kind = kind,                                                                                   \
+                       .dtype = type,                                                                                  \
+                       .x = x.side,                                                                                    \
+                       .dy = dy.side,                                                                                  \
+                       .dx = dx.side,                                                                                  \
+                       .y = again.side,                                                                                \
+                       .rows = rows,                                                                                   \
+                       .width = width})
+    TwinArray again = {0};
     twin_run(twin, OP_act_forward, FORWARD);
     twin_expect(twin, y, "y");
     twin_run(twin, OP_act_backward, BACKWARD);
     twin_expect(twin, dx, "dx");
+    again = twin_from(twin_empty(twin, rows * width + first), first);
+    twin_run(twin, OP_act_backward, BACKWARD);
+    twin_expect(twin, dx, "dx beside y again");
+    twin_expect(twin, again, "y again");
+    again = dy;
     dx = x;
     twin_run(twin, OP_act_backward, BACKWARD);
     twin_expect(twin, dx, "dx on x");
+    twin_expect(twin, dy, "y again on dy");
 #undef FORWARD
 #undef BACKWARD
 }

@@ -101,10 +101,9 @@ static void ask_decoder(Step *step, double tokens, double rows, double pairs, bo
         ask_product(step, on, WIDTH, WIDTH, backward);
         ask_norm(step, on, backward);
         ask_product(step, on, 2 * FFN, WIDTH, backward);
-        /* Made again in backward. */
-        ask(step, OP_act_forward, times, times * 5 * on * FFN, times * 3 * on * FFN);
-        if (backward)
-            ask(step, OP_act_backward, 1, 10 * on * FFN, 5 * on * FFN);
+        ask(step, OP_act_forward, 1, 5 * on * FFN, 3 * on * FFN);
+        if (backward) /* gives it again in passing */
+            ask(step, OP_act_backward, 1, 10 * on * FFN, 6 * on * FFN);
         ask_product(step, on, WIDTH, FFN, backward);
     }
     ask_norm(step, rows, backward);

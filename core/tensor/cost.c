@@ -106,7 +106,7 @@ static Cost cost_act_forward(const ActForwardArgs *a)
 static Cost cost_act_backward(const ActBackwardArgs *a)
 {
     double n = (double)a->rows * (double)a->width;
-    return flowing(a->dtype, 2 * act_flops(a->kind) * n, a->kind == ACT_SWIGLU ? 5 * n : 3 * n, 0);
+    return flowing(a->dtype, 2 * act_flops(a->kind) * n, (a->kind == ACT_SWIGLU ? 5 * n : 3 * n) + (a->y ? n : 0), 0);
 }
 
 /* Two products per pair forward (scores, values); five backward (scores again, dv, dp, dq, dk). */

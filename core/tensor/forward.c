@@ -338,7 +338,8 @@ static void act_run(Exec *exec, ActKind kind, Tensor x, void *active)
     device_run(exec->device, OP_act_forward, &args);
 }
 
-/* One buffer holds what the activation gave, made again for the weight's gradient, and then that gradient itself. */
+/* One buffer holds the gradient of what the activation gave, and behind the activation's backward, which makes that again, itself: the weight's
+ * gradient wants it. */
 static void act_linear_backward(Exec *exec, const TapeEntry *entry)
 {
     int held = tape_gradient_take(exec->tape, entry->y);
@@ -349,9 +350,7 @@ static void act_linear_backward(Exec *exec, const TapeEntry *entry)
     int64_t rows = tensor_rows_count(entry->x), width = act_width(kind, entry->x);
     int buffer = tape_buffer_new(exec, (size_t)(rows * width) * dtype_size(entry->x.dtype));
     void *active = tape_buffer_data(exec->tape, buffer);
-    if (tensor_present(entry->weight.grad))
-        act_run(exec, kind, entry->x, active);
-    linear_run_parameters(exec, dy, active, rows, entry);
+    bool learns = tensor_present(entry->weight.grad);
     if (entry->x.node) {
         linear_run_input(exec, dy, rows, entry->weight, active, true);
         int dx = tape_buffer_new(exec, tensor_bytes(entry->x));
@@ -360,11 +359,15 @@ static void act_linear_backward(Exec *exec, const TapeEntry *entry)
                                 .x = entry->x.data,
                                 .dy = active,
                                 .dx = tape_buffer_data(exec->tape, dx),
+                                .y = learns ? active : NULL,
                                 .rows = rows,
                                 .width = width};
         device_run(exec->device, OP_act_backward, &args);
         tape_gradient_give(exec, entry->x, dx);
+    } else if (learns) {
+        act_run(exec, kind, entry->x, active);
     }
+    linear_run_parameters(exec, dy, active, rows, entry);
     tape_buffer_drop(exec->tape, buffer);
     tape_buffer_drop(exec->tape, held);
 }

@@ -61,6 +61,8 @@ void op_require_finite(OpKind op, const void *args)
     case OP_act_backward: {
         const ActBackwardArgs *a = args;
         require_flat(op, "dx", a->dx, a->rows * a->width * (a->kind == ACT_SWIGLU ? 2 : 1));
+        if (a->y)
+            require(op, "y", a->y, a->rows, a->width, a->width);
         break;
     }
     case OP_attention_forward: {

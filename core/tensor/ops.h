@@ -32,7 +32,7 @@
     OP(norm_backward, NormBackward) /* dx = dsum + d norm; dgain +=, dbias +=                                */        \
     OP(rope, Rope)                  /* rotate q and k heads of a fused qkv in place; inverse for backward    */        \
     OP(act_forward, ActForward)     /* y = act(x); gated forms halve the width                               */        \
-    OP(act_backward, ActBackward)   /* dx from dy and x                                                      */        \
+    OP(act_backward, ActBackward)   /* dx from dy and x; on request act(x) again                             */        \
     OP(attention_forward, AttentionForward)   /* varlen causal attention with GQA, with or without a cache          */ \
     OP(attention_backward, AttentionBackward) /* dqkv                                                               */ \
     OP(gather_rows, Rows)               /* y[i] = x[index[i]]                                                    */    \
@@ -162,6 +162,7 @@ typedef struct ActBackwardArgs {
     DType dtype;
     const void *x, *dy;
     void *dx; /* shape of x; may be x */
+    void *y;  /* act(x), (rows, width); may be dy. NULL: not wanted */
     int64_t rows, width;
 } ActBackwardArgs;
 

@@ -140,7 +140,7 @@ VEC_INLINE Vec act_slope(ActKind kind, Vec x)
     return s + vec_select(spread > vec_set(0.0f), x * spread * du, vec_set(0.0f));
 }
 
-/* Plain forms see one long run of numbers. */
+/* Plain forms see one long run of numbers. Backward, `y` NULL or act(x) once more, which shares nearly all with the slope. */
 VEC_INLINE void act_forward_run(ActKind kind, const float *x, float *y, int64_t count)
 {
     int64_t i = 0;
@@ -150,15 +150,21 @@ VEC_INLINE void act_forward_run(ActKind kind, const float *x, float *y, int64_t 
         vec_store_part(y + i, act_value(kind, vec_load_part(x + i, count - i, 0.0f)), count - i);
 }
 
-VEC_INLINE void act_backward_run(ActKind kind, const float *x, const float *dy, float *dx, int64_t count)
+VEC_INLINE void act_backward_run(ActKind kind, const float *x, const float *dy, float *dx, float *y, int64_t count)
 {
     int64_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        vec_store(dx + i, vec_load(dy + i) * act_slope(kind, vec_load(x + i)));
+    for (; i + LANES <= count; i += LANES) {
+        Vec at = vec_load(x + i);
+        vec_store(dx + i, vec_load(dy + i) * act_slope(kind, at));
+        if (y)
+            vec_store(y + i, act_value(kind, at));
+    }
     if (i < count) {
         int64_t rest = count - i;
-        Vec slope = act_slope(kind, vec_load_part(x + i, rest, 0.0f));
-        vec_store_part(dx + i, vec_load_part(dy + i, rest, 0.0f) * slope, rest);
+        Vec at = vec_load_part(x + i, rest, 0.0f);
+        vec_store_part(dx + i, vec_load_part(dy + i, rest, 0.0f) * act_slope(kind, at), rest);
+        if (y)
+            vec_store_part(y + i, act_value(kind, at), rest);
     }
 }
 
@@ -186,22 +192,27 @@ VEC_INLINE void swiglu_slopes(Vec gate, Vec up, Vec dy, Vec *dgate, Vec *dup)
     *dgate = dy * up * (s + gate * s * (vec_set(1.0f) - s));
 }
 
-static void swiglu_backward_row(const float *gate, const float *up, const float *dy, float *dgate, float *dup,
+static void swiglu_backward_row(const float *gate, const float *up, const float *dy, float *dgate, float *dup, float *y,
                                 int64_t width)
 {
     int64_t j = 0;
     Vec a, b;
     for (; j + LANES <= width; j += LANES) {
-        swiglu_slopes(vec_load(gate + j), vec_load(up + j), vec_load(dy + j), &a, &b);
+        Vec g = vec_load(gate + j), u = vec_load(up + j);
+        swiglu_slopes(g, u, vec_load(dy + j), &a, &b);
         vec_store(dgate + j, a);
         vec_store(dup + j, b);
+        if (y)
+            vec_store(y + j, swiglu_value(g, u));
     }
     if (j < width) {
         int64_t rest = width - j;
-        swiglu_slopes(vec_load_part(gate + j, rest, 0.0f), vec_load_part(up + j, rest, 0.0f),
-                      vec_load_part(dy + j, rest, 0.0f), &a, &b);
+        Vec g = vec_load_part(gate + j, rest, 0.0f), u = vec_load_part(up + j, rest, 0.0f);
+        swiglu_slopes(g, u, vec_load_part(dy + j, rest, 0.0f), &a, &b);
         vec_store_part(dgate + j, a, rest);
         vec_store_part(dup + j, b, rest);
+        if (y)
+            vec_store_part(y + j, swiglu_value(g, u), rest);
     }
 }
 
@@ -231,12 +242,13 @@ void KERNEL(act_backward)(Device *device, const ActBackwardArgs *args)
     PARALLEL_FOR(device, 30.0 * (double)args->rows * (double)width)
     for (int64_t i = 0; i < args->rows; i++) {
         const float *dy = floats(args->dy) + i * width;
+        float *y = args->y ? floats(args->y) + i * width : NULL;
         if (args->kind == ACT_SWIGLU)
             swiglu_backward_row(floats(args->x) + 2 * i * width, floats(args->x) + (2 * i + 1) * width, dy,
-                                floats(args->dx) + 2 * i * width, floats(args->dx) + (2 * i + 1) * width, width);
+                                floats(args->dx) + 2 * i * width, floats(args->dx) + (2 * i + 1) * width, y, width);
         else if (args->kind == ACT_GELU)
-            act_backward_run(ACT_GELU, floats(args->x) + i * width, dy, floats(args->dx) + i * width, width);
+            act_backward_run(ACT_GELU, floats(args->x) + i * width, dy, floats(args->dx) + i * width, y, width);
         else
-            act_backward_run(ACT_GELU_TANH, floats(args->x) + i * width, dy, floats(args->dx) + i * width, width);
+            act_backward_run(ACT_GELU_TANH, floats(args->x) + i * width, dy, floats(args->dx) + i * width, y, width);
     }
 }

@@ -214,18 +214,27 @@ template <class T, int EACH, ActKind KIND> __global__ void act_forward_run(const
 }
 
 template <class T, int EACH, ActKind KIND>
-__global__ void act_backward_run(const T *x, const T *dy, T *dx, int64_t count)
+__global__ void act_backward_run(const T *x, const T *dy, T *dx, T *y, int64_t count)
 {
     int64_t from = run_index() * EACH;
     if (from + EACH <= count) {
         Span<T, EACH> span = load_span<EACH>(x + from), slope = load_span<EACH>(dy + from);
 #pragma unroll
-        for (int i = 0; i < EACH; i++)
-            span.at[i] = narrow<T>(widen(slope.at[i]) * act_slope<KIND>(widen(span.at[i])));
+        for (int i = 0; i < EACH; i++) {
+            float at = widen(span.at[i]);
+            span.at[i] = narrow<T>(widen(slope.at[i]) * act_slope<KIND>(at));
+            slope.at[i] = narrow<T>(act_value<KIND>(at));
+        }
         store_span<EACH>(dx + from, span);
+        if (y)
+            store_span<EACH>(y + from, slope);
     } else {
-        for (; from < count; from++)
-            store_one(dx + from, load_one(dy + from) * act_slope<KIND>(load_one(x + from)));
+        for (; from < count; from++) {
+            float at = load_one(x + from);
+            store_one(dx + from, load_one(dy + from) * act_slope<KIND>(at));
+            if (y)
+                store_one(y + from, act_value<KIND>(at));
+        }
     }
 }
 
@@ -244,7 +253,7 @@ template <class T, int EACH> __global__ void swiglu_forward_row(const T *x, T *y
     store_span<EACH>(y + i * width + j, gate);
 }
 
-template <class T, int EACH> __global__ void swiglu_backward_row(const T *x, const T *dy, T *dx, int64_t width)
+template <class T, int EACH> __global__ void swiglu_backward_row(const T *x, const T *dy, T *dx, T *y, int64_t width)
 {
     int64_t i = blockIdx.x, j = row_column<EACH>();
     if (j >= width)
@@ -256,9 +265,12 @@ template <class T, int EACH> __global__ void swiglu_backward_row(const T *x, con
         float g = widen(gate.at[k]), s = sigmoid(g), d = widen(along.at[k]), u = widen(up.at[k]);
         gate.at[k] = narrow<T>(d * u * (s + g * s * (1.0f - s)));
         up.at[k] = narrow<T>(d * g * s);
+        along.at[k] = narrow<T>(g * s * u);
     }
     store_span<EACH>(dx + 2 * i * width + j, gate);
     store_span<EACH>(dx + (2 * i + 1) * width + j, up);
+    if (y)
+        store_span<EACH>(y + i * width + j, along);
 }
 
 template <class T, bool PACKED> static void launch_act_forward(Cuda *cuda, const ActForwardArgs *args)
@@ -301,17 +313,17 @@ template <class T, bool PACKED> static void launch_act_backward(Cuda *cuda, cons
 {
     constexpr int EACH = SpanCount<T, PACKED>::EACH;
     const T *x = (const T *)args->x, *dy = (const T *)args->dy;
-    T *dx = (T *)args->dx;
+    T *dx = (T *)args->dx, *y = (T *)args->y;
     int64_t count = args->rows * args->width;
     if (args->kind == ACT_SWIGLU) {
         RowLaunch launch = row_launch(args->rows, args->width / EACH);
-        CUDA_LAUNCH(cuda, (swiglu_backward_row<T, EACH>), launch.grid, launch.block, 0, x, dy, dx, args->width);
+        CUDA_LAUNCH(cuda, (swiglu_backward_row<T, EACH>), launch.grid, launch.block, 0, x, dy, dx, y, args->width);
     } else if (args->kind == ACT_GELU) {
-        CUDA_LAUNCH(cuda, (act_backward_run<T, EACH, ACT_GELU>), run_grid(count, EACH), RUN_THREADS, 0, x, dy, dx,
+        CUDA_LAUNCH(cuda, (act_backward_run<T, EACH, ACT_GELU>), run_grid(count, EACH), RUN_THREADS, 0, x, dy, dx, y,
                     count);
     } else {
         CUDA_LAUNCH(cuda, (act_backward_run<T, EACH, ACT_GELU_TANH>), run_grid(count, EACH), RUN_THREADS, 0, x, dy, dx,
-                    count);
+                    y, count);
     }
 }
 
@@ -322,7 +334,7 @@ void cuda_act_backward(Device *device, const ActBackwardArgs *args)
     int64_t unit = act_unit(args->kind, args->width);
 #define BACKWARD(T)                                                                                                    \
     (packs_fit((const T *)args->x, unit) && packs_fit((const T *)args->dy, unit) &&                                    \
-             packs_fit((const T *)args->dx, unit)                                                                      \
+             packs_fit((const T *)args->dx, unit) && packs_fit((const T *)args->y, unit)                               \
          ? launch_act_backward<T, true>                                                                                \
          : launch_act_backward<T, false>)(cuda_of(device), args)
     BY_DTYPE(args->dtype, BACKWARD);

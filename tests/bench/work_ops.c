@@ -121,9 +121,10 @@ static void measure_acts(Ops *own)
     const int64_t rows = own->tokens, width = own->shape.ffn, count = rows * width;
     void *x = flows(own, 2 * count), *y = flows(own, count), *dx = flows(own, 2 * count);
     measure(own, "gelu_new", OP_act_forward, &(ActForwardArgs){ACT_GELU_TANH, own->flow, x, y, rows, width});
-    measure(own, "gelu_new", OP_act_backward, &(ActBackwardArgs){ACT_GELU_TANH, own->flow, x, y, dx, rows, width});
+    measure(own, "gelu_new", OP_act_backward,
+            &(ActBackwardArgs){ACT_GELU_TANH, own->flow, x, y, dx, NULL, rows, width});
     measure(own, "swiglu", OP_act_forward, &(ActForwardArgs){ACT_SWIGLU, own->flow, x, y, rows, width});
-    measure(own, "swiglu", OP_act_backward, &(ActBackwardArgs){ACT_SWIGLU, own->flow, x, y, dx, rows, width});
+    measure(own, "swiglu", OP_act_backward, &(ActBackwardArgs){ACT_SWIGLU, own->flow, x, y, dx, NULL, rows, width});
     measure(own, "up's bias", OP_bias_backward, &(BiasBackwardArgs){own->flow, y, floats(own, width, 0), rows, width});
 }
 
