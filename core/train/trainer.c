@@ -152,22 +152,35 @@ static Status accumulate_strand(Trainer *trainer, Exec *exec, const Walk *walk, 
     return status_ok();
 }
 
-/* Gradients of this rank's lanes, joined like the carries of a binary counter: `level[i]` lanes' worth of doublings wait in buffer i.
+/* Lanes joined into one node of the tree. One without units has no buffer: it would add zeros, which change no bit, as no sum that began at 0 is -0. */
+typedef struct Node {
+    int doublings;
+    bool filled;
+} Node;
+
+/* Gradients of this rank's lanes, joined like the carries of a binary counter; those of filled nodes wait in the buffers, in order.
  * The last lane's join all that wait. */
 static Status accumulate_lanes(Trainer *trainer, Exec *exec, const Walk *walk, Ending *ending)
 {
-    int level[64];
+    Node node[64];
+    int nodes = 0;
     for (int64_t lane = walk->own_lanes.from; lane < walk->own_lanes.to; lane++) {
-        int waiting = ending->waiting++;
-        REQUIRE(waiting < trainer->buffers, "%d gradient buffers are all in use", trainer->buffers);
-        TRY(walk->strands ? accumulate_strand(trainer, exec, walk, lane, waiting, ending)
-                          : accumulate_lane(trainer, exec, walk, lane, waiting, ending));
-        level[waiting] = 0;
-        while (lane < walk->own_lanes.to - 1 && waiting > 0 && level[waiting - 1] == level[waiting]) {
-            Tensor left = trainer->buffer[waiting - 1], right = trainer->buffer[waiting];
-            add(exec, left, left, right, 1.0f);
-            level[--waiting]++;
-            ending->waiting--;
+        Span units = shard_units(walk->units, walk->lanes, lane);
+        bool filled = walk->strands || units.from < units.to;
+        if (filled) {
+            int into = ending->waiting++;
+            REQUIRE(into < trainer->buffers, "%d gradient buffers are all in use", trainer->buffers);
+            TRY(walk->strands ? accumulate_strand(trainer, exec, walk, lane, into, ending)
+                              : accumulate_lane(trainer, exec, walk, lane, into, ending));
+        }
+        node[nodes++] = (Node){0, filled};
+        while (lane < walk->own_lanes.to - 1 && nodes > 1 && node[nodes - 2].doublings == node[nodes - 1].doublings) {
+            Node *left = &node[nodes - 2], right = node[--nodes];
+            if (left->filled && right.filled) {
+                Tensor into = trainer->buffer[ending->waiting - 2];
+                add(exec, into, into, trainer->buffer[--ending->waiting], 1.0f);
+            }
+            *left = (Node){left->doublings + 1, left->filled || right.filled};
         }
     }
     return status_ok();
@@ -179,7 +192,7 @@ static Status sum_gradients(Trainer *trainer, Exec *exec, const Walk *walk)
     Ending ending = {.trainer = trainer, .exec = exec, .joined = trainer->model->params.count, .told = UINTPTR_MAX};
     reduce_begin(&trainer->reduction, exec, trainer->buffer[0]);
     Status status = accumulate_lanes(trainer, exec, walk, &ending);
-    if (status_failed(status) && ending.joined == trainer->model->params.count) {
+    if (!ending.waiting || (status_failed(status) && ending.joined == trainer->model->params.count)) {
         tensor_zero(exec->device, trainer->buffer[0]);
         ending.waiting = 1;
     }
