@@ -338,8 +338,7 @@ static void act_run(Exec *exec, ActKind kind, Tensor x, void *active)
     device_run(exec->device, OP_act_forward, &args);
 }
 
-/* One buffer holds the gradient of what the activation gave, and behind the activation's backward, which makes that again, itself: the weight's
- * gradient wants it. */
+/* One buffer holds the gradient of the activation's output, until the activation's backward puts that output itself there, for the weight's gradient. */
 static void act_linear_backward(Exec *exec, const TapeEntry *entry)
 {
     int held = tape_gradient_take(exec->tape, entry->y);
