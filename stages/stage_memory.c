@@ -74,6 +74,7 @@ void stage_memory_print(const StageMemory *memory, Text *text)
         snprintf(name, sizeof name, "%d ranks on one node", memory->ranks);
         print_row(text, name, most * (size_t)memory->ranks);
     }
-    text_printf(text, "  gradient buffers of a step: %d = %d + log2(%lld lanes / %d ranks)\n", memory->gradient_buffers,
-                memory->wave, (long long)memory->lanes, memory->ranks);
+    text_printf(text,
+                "  gradient buffers of a step: %d = %d + log2(%lld lanes / %d ranks), fewer if lanes stay empty\n",
+                memory->gradient_buffers, memory->wave, (long long)memory->lanes, memory->ranks);
 }

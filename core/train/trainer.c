@@ -152,36 +152,74 @@ static Status accumulate_strand(Trainer *trainer, Exec *exec, const Walk *walk, 
     return status_ok();
 }
 
-/* Lanes joined into one node of the tree. One without units has no buffer: it would add zeros, which change no bit, as no sum that began at 0 is -0. */
-typedef struct Node {
-    int doublings;
-    bool filled;
-} Node;
+/* How this rank's lanes are joined: like the carries of a binary counter, a node for each digit. A lane without units is a node that is not filled and has no
+ * buffer: it would add zeros, which change no bit, as no sum that began at 0 is -0. Filled nodes wait in the buffers, in order. */
+typedef struct Tree {
+    struct {
+        int doublings;
+        bool filled;
+    } node[64];
+    int nodes, filled;
+} Tree;
 
-/* Gradients of this rank's lanes, joined like the carries of a binary counter; those of filled nodes wait in the buffers, in order.
- * The last lane's join all that wait. */
+static void tree_push(Tree *tree, bool filled)
+{
+    tree->node[tree->nodes].doublings = 0;
+    tree->node[tree->nodes++].filled = filled;
+    tree->filled += filled;
+}
+
+/* Makes one of the last two nodes, if they are of a size. `both`: their gradients are to be added. */
+static bool tree_join(Tree *tree, bool *both)
+{
+    int last = tree->nodes - 1;
+    if (last < 1 || tree->node[last - 1].doublings != tree->node[last].doublings)
+        return false;
+    *both = tree->node[last - 1].filled && tree->node[last].filled;
+    tree->node[last - 1].doublings++;
+    tree->node[last - 1].filled |= tree->node[last].filled;
+    tree->nodes--;
+    tree->filled -= *both;
+    return true;
+}
+
+static bool lane_filled(const Walk *walk, int64_t lane)
+{
+    Span units = shard_units(walk->units, walk->lanes, lane);
+    return walk->strands || units.from < units.to;
+}
+
+/* How many buffers accumulate_lanes fills at a time. */
+static int buffers_wanted(const Trainer *trainer, const Walk *walk)
+{
+    Tree tree = {0};
+    int most = 1;
+    for (int64_t lane = walk->own_lanes.from; lane < walk->own_lanes.to; lane++) {
+        tree_push(&tree, lane_filled(walk, lane));
+        most = tree.filled > most ? tree.filled : most;
+        for (bool both; tree_join(&tree, &both);)
+            continue;
+    }
+    return walk->strands ? trainer->buffers : most;
+}
+
+/* Gradients of this rank's lanes. The last lane's join all that wait. */
 static Status accumulate_lanes(Trainer *trainer, Exec *exec, const Walk *walk, Ending *ending)
 {
-    Node node[64];
-    int nodes = 0;
+    Tree tree = {0};
     for (int64_t lane = walk->own_lanes.from; lane < walk->own_lanes.to; lane++) {
-        Span units = shard_units(walk->units, walk->lanes, lane);
-        bool filled = walk->strands || units.from < units.to;
-        if (filled) {
-            int into = ending->waiting++;
-            REQUIRE(into < trainer->buffers, "%d gradient buffers are all in use", trainer->buffers);
-            TRY(walk->strands ? accumulate_strand(trainer, exec, walk, lane, into, ending)
-                              : accumulate_lane(trainer, exec, walk, lane, into, ending));
+        bool filled = lane_filled(walk, lane), last = lane == walk->own_lanes.to - 1;
+        tree_push(&tree, filled);
+        ending->waiting = tree.filled;
+        if (filled)
+            TRY(walk->strands ? accumulate_strand(trainer, exec, walk, lane, tree.filled - 1, ending)
+                              : accumulate_lane(trainer, exec, walk, lane, tree.filled - 1, ending));
+        for (bool both; !last && tree_join(&tree, &both);) {
+            Tensor into = trainer->buffer[tree.filled - 1];
+            if (both)
+                add(exec, into, into, trainer->buffer[tree.filled], 1.0f);
         }
-        node[nodes++] = (Node){0, filled};
-        while (lane < walk->own_lanes.to - 1 && nodes > 1 && node[nodes - 2].doublings == node[nodes - 1].doublings) {
-            Node *left = &node[nodes - 2], right = node[--nodes];
-            if (left->filled && right.filled) {
-                Tensor into = trainer->buffer[ending->waiting - 2];
-                add(exec, into, into, trainer->buffer[--ending->waiting], 1.0f);
-            }
-            *left = (Node){left->doublings + 1, left->filled || right.filled};
-        }
+        ending->waiting = tree.filled;
     }
     return status_ok();
 }
@@ -218,9 +256,11 @@ Status trainer_ask(Trainer *trainer, Exec *exec, int64_t units, UnitFunction uni
     *report = (StepReport){0};
     REQUIRE(tensor_count(figures) == counted, "room for %lld figures, %lld are made", (long long)tensor_count(figures),
             (long long)counted);
-    for (int i = 0; i < trainer->buffers; i++)
-        trainer->buffer[i] = tensor_new1(exec->step, DTYPE_F32, params->count);
     Walk walk = walk_new(comm, exec, trainer->model, trainer->lanes, units, unit, context, stats_count, figures);
+    int buffers = buffers_wanted(trainer, &walk);
+    REQUIRE(buffers <= trainer->buffers, "%d gradient buffers wanted, %d at most", buffers, trainer->buffers);
+    for (int i = 0; i < buffers; i++)
+        trainer->buffer[i] = tensor_new1(exec->step, DTYPE_F32, params->count);
     exec->tape = trainer->tape;
     Status status = sum_gradients(trainer, exec, &walk);
     exec->tape = tape;

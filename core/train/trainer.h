@@ -18,8 +18,8 @@ typedef struct Trainer {
     Optimizer optimizer;
     int64_t lanes;
     int width;      /* lanes under way at a time (walk.h) */
-    Tensor *buffer; /* log2(lanes / ranks) + width gradient buffers (count), in the step arena while a step lasts */
-    int buffers;
+    Tensor *buffer; /* gradient buffers (count), in the step arena while a step lasts */
+    int buffers;    /* log2(lanes / ranks) + width; fewer are in use where a step leaves lanes empty */
     Reduction reduction;
     Tape *tape;
 } Trainer;
