@@ -214,11 +214,11 @@ static Status accumulate_lanes(Trainer *trainer, Exec *exec, const Walk *walk, E
         if (filled)
             TRY(walk->strands ? accumulate_strand(trainer, exec, walk, lane, tree.filled - 1, ending)
                               : accumulate_lane(trainer, exec, walk, lane, tree.filled - 1, ending));
-        for (bool both; !last && tree_join(&tree, &both);) {
-            Tensor into = trainer->buffer[tree.filled - 1];
-            if (both)
+        for (bool both; !last && tree_join(&tree, &both);)
+            if (both) {
+                Tensor into = trainer->buffer[tree.filled - 1];
                 add(exec, into, into, trainer->buffer[tree.filled], 1.0f);
-        }
+            }
         ending->waiting = tree.filled;
     }
     return status_ok();
