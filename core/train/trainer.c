@@ -79,11 +79,19 @@ static void sum_units(Comm *comm, int64_t lanes, int64_t units, int64_t width, c
 typedef struct Ending {
     Trainer *trainer;
     Exec *exec;
+    int made;       /* buffers that have memory */
     int waiting;    /* buffers; the last unit's gradients go to the last of them */
     int wave_from;  /* the buffer of the first lane of the wave at hand */
     int64_t joined; /* floats from here on are */
     uintptr_t told; /* the last address from which on gradients were said to be final */
 } Ending;
+
+static void buffer_make(Ending *ending)
+{
+    Trainer *trainer = ending->trainer;
+    REQUIRE(ending->made < trainer->buffers, "%d gradient buffers are all in use", trainer->buffers);
+    trainer->buffer[ending->made++] = tensor_new1(ending->exec->step, DTYPE_F32, trainer->model->params.count);
+}
 
 /* Floats from `at` on are final in all buffers. */
 static void ending_from(Ending *ending, int64_t at)
@@ -152,82 +160,50 @@ static Status accumulate_strand(Trainer *trainer, Exec *exec, const Walk *walk, 
     return status_ok();
 }
 
-/* How this rank's lanes are joined: like the carries of a binary counter, a node for each digit. A lane without units is a node that is not filled and has no
- * buffer: it would add zeros, which change no bit, as no sum that began at 0 is -0. Filled nodes wait in the buffers, in order. */
-typedef struct Tree {
-    struct {
-        int doublings;
-        bool filled;
-    } node[64];
-    int nodes, filled;
-} Tree;
+/* Lanes joined into one node of the tree. One without units is not filled and has no buffer: it would add zeros, which change no bit, as no sum that began
+ * at 0 is -0. */
+typedef struct Node {
+    int doublings;
+    bool filled;
+} Node;
 
-static void tree_push(Tree *tree, bool filled)
-{
-    tree->node[tree->nodes].doublings = 0;
-    tree->node[tree->nodes++].filled = filled;
-    tree->filled += filled;
-}
-
-/* Makes one of the last two nodes, if they are of a size. `both`: their gradients are to be added. */
-static bool tree_join(Tree *tree, bool *both)
-{
-    int last = tree->nodes - 1;
-    if (last < 1 || tree->node[last - 1].doublings != tree->node[last].doublings)
-        return false;
-    *both = tree->node[last - 1].filled && tree->node[last].filled;
-    tree->node[last - 1].doublings++;
-    tree->node[last - 1].filled |= tree->node[last].filled;
-    tree->nodes--;
-    tree->filled -= *both;
-    return true;
-}
-
-static bool lane_filled(const Walk *walk, int64_t lane)
-{
-    Span units = shard_units(walk->units, walk->lanes, lane);
-    return walk->strands || units.from < units.to;
-}
-
-/* How many buffers accumulate_lanes fills at a time. */
-static int buffers_wanted(const Trainer *trainer, const Walk *walk)
-{
-    Tree tree = {0};
-    int most = 1;
-    for (int64_t lane = walk->own_lanes.from; lane < walk->own_lanes.to; lane++) {
-        tree_push(&tree, lane_filled(walk, lane));
-        most = tree.filled > most ? tree.filled : most;
-        for (bool both; tree_join(&tree, &both);)
-            continue;
-    }
-    return walk->strands ? trainer->buffers : most;
-}
-
-/* Gradients of this rank's lanes. The last lane's join all that wait. */
+/* Gradients of this rank's lanes, joined like the carries of a binary counter; those of filled nodes wait in the buffers, in order.
+ * The last lane's join all that wait. */
 static Status accumulate_lanes(Trainer *trainer, Exec *exec, const Walk *walk, Ending *ending)
 {
-    Tree tree = {0};
+    Node node[64];
+    int nodes = 0;
     for (int64_t lane = walk->own_lanes.from; lane < walk->own_lanes.to; lane++) {
-        bool filled = lane_filled(walk, lane), last = lane == walk->own_lanes.to - 1;
-        tree_push(&tree, filled);
-        ending->waiting = tree.filled;
-        if (filled)
-            TRY(walk->strands ? accumulate_strand(trainer, exec, walk, lane, tree.filled - 1, ending)
-                              : accumulate_lane(trainer, exec, walk, lane, tree.filled - 1, ending));
-        for (bool both; !last && tree_join(&tree, &both);)
-            if (both) {
-                Tensor into = trainer->buffer[tree.filled - 1];
-                add(exec, into, into, trainer->buffer[tree.filled], 1.0f);
+        Span units = shard_units(walk->units, walk->lanes, lane);
+        bool filled = walk->strands || units.from < units.to;
+        if (filled) {
+            int into = ending->waiting++;
+            if (into == ending->made)
+                buffer_make(ending);
+            TRY(walk->strands ? accumulate_strand(trainer, exec, walk, lane, into, ending)
+                              : accumulate_lane(trainer, exec, walk, lane, into, ending));
+        }
+        node[nodes++] = (Node){0, filled};
+        while (lane < walk->own_lanes.to - 1 && nodes > 1 && node[nodes - 2].doublings == node[nodes - 1].doublings) {
+            Node *left = &node[nodes - 2], right = node[--nodes];
+            if (left->filled && right.filled) {
+                Tensor into = trainer->buffer[ending->waiting - 2];
+                add(exec, into, into, trainer->buffer[--ending->waiting], 1.0f);
             }
-        ending->waiting = tree.filled;
+            *left = (Node){left->doublings + 1, left->filled || right.filled};
+        }
     }
     return status_ok();
 }
 
-/* The sum of all ranks' gradients, in buffer 0. A rank that fails comes to the exchange all the same, or its peers would wait for it for ever. */
+/* The sum of all ranks' gradients, in buffer 0, which is made first and stays; further ones as lanes need them, except that a wave needs its own at once.
+ * A rank that fails comes to the exchange all the same, or its peers would wait for it for ever. */
 static Status sum_gradients(Trainer *trainer, Exec *exec, const Walk *walk)
 {
     Ending ending = {.trainer = trainer, .exec = exec, .joined = trainer->model->params.count, .told = UINTPTR_MAX};
+    do
+        buffer_make(&ending);
+    while (walk->strands && ending.made < trainer->buffers);
     reduce_begin(&trainer->reduction, exec, trainer->buffer[0]);
     Status status = accumulate_lanes(trainer, exec, walk, &ending);
     if (!ending.waiting || (status_failed(status) && ending.joined == trainer->model->params.count)) {
@@ -257,10 +233,6 @@ Status trainer_ask(Trainer *trainer, Exec *exec, int64_t units, UnitFunction uni
     REQUIRE(tensor_count(figures) == counted, "room for %lld figures, %lld are made", (long long)tensor_count(figures),
             (long long)counted);
     Walk walk = walk_new(comm, exec, trainer->model, trainer->lanes, units, unit, context, stats_count, figures);
-    int buffers = buffers_wanted(trainer, &walk);
-    REQUIRE(buffers <= trainer->buffers, "%d gradient buffers wanted, %d at most", buffers, trainer->buffers);
-    for (int i = 0; i < buffers; i++)
-        trainer->buffer[i] = tensor_new1(exec->step, DTYPE_F32, params->count);
     exec->tape = trainer->tape;
     Status status = sum_gradients(trainer, exec, &walk);
     exec->tape = tape;
